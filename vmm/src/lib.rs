@@ -1,0 +1,1 @@
+//! `quantix-vmm`: one sandboxed process per guest.

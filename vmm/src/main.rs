@@ -1,0 +1,3 @@
+//! The `quantix-vmm` program.
+
+fn main() {}
