@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
+use super::compile::X86_64;
 use super::*;
 
 /// Calls whose number no list may hold, whatever the role and the arguments.
