@@ -3,6 +3,7 @@
 //! The rooms are described in `vmm/README.md`; each module's own header says which thread runs it and what it must not do.
 
 pub mod bus;
+pub mod kvm;
 pub mod memory;
 pub mod sandbox;
 pub mod telemetry;
