@@ -2,7 +2,11 @@
 //!
 //! The rooms are described in `vmm/README.md`; each module's own header says which thread runs it and what it must not do.
 
+pub mod arch;
+pub mod board;
 pub mod bus;
+pub mod kvm;
 pub mod memory;
+pub mod reactor;
 pub mod telemetry;
 pub mod virtio;
