@@ -5,6 +5,8 @@
 pub mod arch;
 pub mod board;
 pub mod bus;
+pub mod cli;
+pub mod config;
 pub mod kvm;
 pub mod memory;
 pub mod reactor;
