@@ -10,5 +10,6 @@ pub mod config;
 pub mod kvm;
 pub mod memory;
 pub mod reactor;
+pub mod sandbox;
 pub mod telemetry;
 pub mod virtio;
