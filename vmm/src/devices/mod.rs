@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 mod config_space;
 pub mod console;
 pub mod rng;
