@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod devices;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod reactor;
 pub mod sandbox;

@@ -5,6 +5,8 @@
 pub mod balloon;
 mod config_space;
 pub mod console;
+pub mod legacy;
+pub mod registry;
 pub mod rng;
 mod stepped;
 
