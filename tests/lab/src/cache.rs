@@ -75,7 +75,7 @@ impl Cache {
     /// [`LabError::Io`] when it cannot be made.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self, LabError> {
         let root = root.into();
-        fs::create_dir_all(&root).on("create", &root)?;
+        fs::create_dir_all(root.join("locks")).on("create", &root)?;
         Ok(Self { root: root.canonicalize().on("resolve", &root)? })
     }
 
@@ -95,7 +95,7 @@ impl Cache {
     ) -> Result<PathBuf, LabError> {
         let key = recipe.key();
         let entry = self.root.join(&key);
-        let lock_path = self.root.join(format!("{key}.lock"));
+        let lock_path = self.root.join(format!("locks/{key}"));
         let lock = File::create(&lock_path).on("create", &lock_path)?;
         lock.lock().on("lock", &lock_path)?;
         if touch(&entry.join(RECIPE_FILE)) {
