@@ -2,7 +2,9 @@
 //!
 //! The rooms are described in `vmm/README.md`; each module's own header says which thread runs it and what it must not do.
 
+pub mod backend;
 pub mod bus;
+pub mod devices;
 pub mod memory;
 pub mod telemetry;
 pub mod virtio;
