@@ -1,8 +1,15 @@
-//! The virtio devices: a folder each.
-//!
-//! A device names no transport, spawns no thread, registers no fd, allocates no address and writes no ACPI: it describes
-//! itself, and others act (see [`crate::virtio::Device`]).
+//! The devices, a folder each: what they mean to a guest. No threads, no fd registration, no addresses, no ACPI here.
 
 #![forbid(unsafe_code)]
 
+pub mod balloon;
+mod config_space;
+pub mod console;
+pub mod legacy;
 pub mod net;
+pub mod registry;
+pub mod rng;
+mod stepped;
+
+use config_space::{ConfigSignal, read_config};
+use stepped::{Step, SteppedQueue};
