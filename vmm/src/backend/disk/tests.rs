@@ -28,7 +28,7 @@ pub(super) fn memory() -> GuestMemory {
     GuestMemory::map(&[(0, 4 << 20)], Backing::default()).unwrap()
 }
 
-pub(super) fn slices(memory: &GuestMemory, parts: &[(u64, u64)]) -> Vec<GuestSlice> {
+pub(super) fn slices(memory: GuestMemory, parts: &[(u64, u64)]) -> Vec<GuestSlice> {
     parts.iter().map(|&(at, len)| memory.slice(at, len).unwrap()).collect()
 }
 
@@ -50,10 +50,12 @@ pub(super) fn run(queue: &mut dyn DiskQueue, request: DiskRequest<'_>) -> io::Re
     }
 }
 
-pub(super) fn read(queue: &mut dyn DiskQueue, memory: &GuestMemory, offset: u64, parts: &[(u64, u64)]) -> Vec<u8> {
+pub(super) fn read(queue: &mut dyn DiskQueue, memory: GuestMemory, offset: u64, parts: &[(u64, u64)]) -> Vec<u8> {
     let to = slices(memory, parts);
     let len: u64 = parts.iter().map(|p| p.1).sum();
-    to.iter().for_each(|s| s.zero());
+    for slice in &to {
+        slice.zero();
+    }
     assert_eq!(run(queue, DiskRequest::Read { offset, to: &to }).unwrap(), len as u32);
     let mut all = Vec::new();
     for slice in &to {
@@ -98,16 +100,16 @@ fn what_is_written_is_read_back_on_every_path() {
                 let len: u64 = parts.iter().map(|p| p.1).sum();
                 let range = offset as usize..(offset + len) as usize;
                 let context = format!("{access:?} {parts:?} at {offset}");
-                assert!(read(queue.as_mut(), &memory, offset, parts) == model[range.clone()], "cold {context}");
+                assert!(read(queue.as_mut(), memory, offset, parts) == model[range.clone()], "cold {context}");
                 let new = pattern(1000 + round as u64, len as usize);
-                let from = slices(&memory, parts);
+                let from = slices(memory, parts);
                 let mut rest = &new[..];
                 for slice in &from {
                     rest = &rest[slice.write(0, rest)..];
                 }
                 assert_eq!(run(queue.as_mut(), DiskRequest::Write { offset, from: &from }).unwrap(), len as u32);
                 model[range.clone()].copy_from_slice(&new);
-                assert!(read(queue.as_mut(), &memory, offset, parts) == model[range], "again {context}");
+                assert!(read(queue.as_mut(), memory, offset, parts) == model[range], "again {context}");
             }
         }
         assert_eq!(run(queue.as_mut(), DiskRequest::Flush).unwrap(), 0);
@@ -148,7 +150,7 @@ fn a_file_system_without_zero_range_gets_zeros_written() {
 fn requests_out_of_bounds_and_writes_to_a_read_only_disk_are_refused() {
     let file = pattern_file();
     let memory = memory();
-    let page = slices(&memory, &[(0, 4096)]);
+    let page = slices(memory, &[(0, 4096)]);
     let mut queue = open(file.path(), BUFFERED);
     for offset in [SIZE, SIZE - 512, u64::MAX, u64::MAX - 4095] {
         for request in [
@@ -174,7 +176,7 @@ fn a_file_that_shrank_is_an_error_not_a_hang() {
     let memory = memory();
     let mut queue = open(file.path(), BUFFERED);
     file.as_file().set_len(6144).unwrap();
-    let page = slices(&memory, &[(0, 4096)]);
+    let page = slices(memory, &[(0, 4096)]);
     for offset in [4096, 8192] {
         let error = run(queue.as_mut(), DiskRequest::Read { offset, to: &page }).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
@@ -186,7 +188,7 @@ fn a_full_queue_refuses_and_recovers() {
     let file = pattern_file();
     let memory = memory();
     let mut queue = open(file.path(), DIRECT);
-    let to = slices(&memory, &[(0, 4096)]);
+    let to = slices(memory, &[(0, 4096)]);
     let mut tags = Vec::new();
     for tag in 0..8 {
         assert!(matches!(queue.start(DiskRequest::Read { offset: 0, to: &to }, tag), Started::Pending), "{tag}");
@@ -197,7 +199,7 @@ fn a_full_queue_refuses_and_recovers() {
     queue.drain(&mut |tag, result| tags.push((tag, result.unwrap()))).unwrap();
     tags.sort_unstable();
     assert_eq!(tags, (0..8).map(|tag| (tag, 4096)).collect::<Vec<_>>());
-    assert_eq!(read(queue.as_mut(), &memory, 0, &[(0, 4096)]), pattern(0, 4096));
+    assert_eq!(read(queue.as_mut(), memory, 0, &[(0, 4096)]), pattern(0, 4096));
 }
 
 #[test]
@@ -205,7 +207,7 @@ fn the_completion_fd_tells_of_ends() {
     let file = pattern_file();
     let memory = memory();
     let mut queue = open(file.path(), DIRECT);
-    let to = slices(&memory, &[(0, 4096)]);
+    let to = slices(memory, &[(0, 4096)]);
     assert!(matches!(queue.start(DiskRequest::Read { offset: 0, to: &to }, 5), Started::Pending));
     queue.submit().unwrap();
     let mut told = Vec::new();
