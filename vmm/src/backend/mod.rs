@@ -4,3 +4,4 @@
 //! guest-physical addresses.
 
 pub mod disk;
+pub mod entropy;
