@@ -11,6 +11,7 @@ pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
+pub mod kvm;
 pub mod memory;
 pub mod reactor;
 pub mod sandbox;
