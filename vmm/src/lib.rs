@@ -11,7 +11,6 @@ pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
-pub mod kvm;
 pub mod memory;
 pub mod reactor;
 pub mod sandbox;
