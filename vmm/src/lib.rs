@@ -3,6 +3,7 @@
 //! The rooms are described in `vmm/README.md`; each module's own header says which thread runs it and what it must not do.
 
 pub mod bus;
+pub mod control;
 pub mod memory;
 pub mod telemetry;
 pub mod virtio;
