@@ -1,0 +1,3 @@
+//! The host side of devices: it knows no guest address and no descriptor.
+
+pub mod entropy;
