@@ -8,6 +8,7 @@ pub mod board;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
