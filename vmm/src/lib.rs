@@ -12,8 +12,6 @@ pub mod control;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
-pub mod devices;
-pub mod kvm;
 pub mod memory;
 pub mod reactor;
 pub mod sandbox;
