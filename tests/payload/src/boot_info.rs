@@ -24,7 +24,9 @@ impl PhysicalMemory for LowMemory {
 }
 
 fn number(address: u64, size: usize) -> u64 {
-    LowMemory.bytes(address, size).map_or(0, |bytes| bytes.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
+    LowMemory
+        .bytes(address, size)
+        .map_or(0, |bytes| bytes.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
 }
 
 /// The structure that the loader's register pointed to.

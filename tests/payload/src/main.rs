@@ -4,24 +4,34 @@
 
 extern crate alloc;
 
+mod blk;
 mod boot_info;
 mod clock;
+mod commands;
 mod compiler_needs;
 mod dma;
+mod exits;
 mod heap;
+mod machine;
+mod measure;
 mod mmio;
 mod paging;
+mod pci;
 mod port;
 mod power;
+mod registers;
 mod report;
+mod ring;
 mod ring0;
 mod serial;
+mod transport;
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use boot_info::{BootInfo, LowMemory};
 use clock::Clock;
+use machine::Machine;
 use payload_logic::options::Options;
 use payload_logic::{acpi, memory_map};
 use power::After;
@@ -48,12 +58,28 @@ extern "C" fn ring3_start(protocol: u64, info: u64) -> ! {
         .map(|address| acpi::read(&LowMemory, address))
         .unwrap_or_default();
     let clock = Clock::new(&options);
+    let mut machine = Machine::new(options, clock, &acpi);
+    if options.text("info").is_some() {
+        describe(&mut machine, protocol);
+    }
+    commands::run(&mut machine);
+    power::end(After::from_option(options.text("after")), &acpi)
+}
+
+/// What the payload knows about its machine, for a look at a new VMM.
+fn describe(machine: &mut Machine<'_>, protocol: Protocol) {
+    let cpus = machine.acpi.cpus.iter().flatten().count();
+    let (power_off, reset) = (machine.acpi.power_off, machine.acpi.reset);
+    let config = machine.config;
     Report::new("event", "info")
         .text("protocol", format_args!("{protocol:?}"))
-        .value("tsc_khz", clock.kilohertz())
-        .text("acpi", format_args!("{acpi:?}"))
+        .value("tsc_khz", machine.clock.kilohertz())
+        .value("cpus", cpus)
+        .text("power_off", format_args!("{power_off:x?}"))
+        .text("reset", format_args!("{reset:x?}"))
+        .text("config", format_args!("{config:x?}"))
+        .text("virtio", format_args!("{:?}", machine.devices()))
         .print();
-    power::end(After::from_option(options.text("after")), &acpi)
 }
 
 /// Ring 0 sends every fault here.

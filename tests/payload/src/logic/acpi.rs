@@ -116,10 +116,11 @@ fn read_fadt(memory: &impl PhysicalMemory, fadt: &[u8], acpi: &mut Acpi) {
         generic_address(fadt, 244).map(|register| PowerOff { register, value: (sleep_type << 2) | 0x20, wide: false })
     } else {
         let legacy = number(fadt, 64, 4).filter(|port| *port != 0).and_then(|port| u16::try_from(port).ok());
-        legacy
-            .map(Register::Port)
-            .or_else(|| generic_address(fadt, 172))
-            .map(|register| PowerOff { register, value: (sleep_type << 10) | 0x2000, wide: true })
+        legacy.map(Register::Port).or_else(|| generic_address(fadt, 172)).map(|register| PowerOff {
+            register,
+            value: (sleep_type << 10) | 0x2000,
+            wide: true,
+        })
     };
 }
 
