@@ -9,3 +9,5 @@ mod vm;
 
 pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, RunExit, Vcpu, VcpuCounters, install_kick_handler};
 pub use vm::{KvmError, Vm};
+
+pub mod probe;
