@@ -9,5 +9,3 @@ mod vm;
 
 pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, RunExit, Vcpu, VcpuCounters, install_kick_handler};
 pub use vm::{KvmError, Vm};
-
-pub mod probe;
