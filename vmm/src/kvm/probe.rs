@@ -265,15 +265,11 @@ impl Guest {
     /// In 64-bit mode, ring 0, at the start of `code`.
     fn new(probe: &Probe, code: &[u8]) -> Result<Self, ProbeError> {
         let vm = probe.kvm.create_vm().map_err(build("create a VM"))?;
-        let memory =
-            GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), SIZE)]).map_err(|_| ProbeError::Memory)?;
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), SIZE)]).map_err(|_| ProbeError::Memory)?;
         fill(&memory, code).map_err(|_| ProbeError::Memory)?;
         let host = memory.get_host_address(GuestAddress(0)).map_err(|_| ProbeError::Memory)?;
-        let region = kvm_userspace_memory_region {
-            memory_size: SIZE as u64,
-            userspace_addr: host as u64,
-            ..Default::default()
-        };
+        let region =
+            kvm_userspace_memory_region { memory_size: SIZE as u64, userspace_addr: host as u64, ..Default::default() };
         // SAFETY: `Guest` keeps the memory mapped for as long as the VM exists, and nothing else maps over it.
         unsafe { vm.set_user_memory_region(region) }.map_err(build("map guest memory"))?;
         // Only Intel hosts use it; others accept or refuse it, and need it not.
