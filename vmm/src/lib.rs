@@ -2,6 +2,7 @@
 //!
 //! The rooms are described in `vmm/README.md`; each module's own header says which thread runs it and what it must not do.
 
+pub mod board;
 pub mod bus;
 pub mod cli;
 pub mod config;
