@@ -4,8 +4,9 @@
 
 mod dump;
 pub mod probe;
+mod power_on;
 mod vcpu;
 mod vm;
 
-pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, RunExit, Vcpu, VcpuCounters, install_kick_handler};
+pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, Vcpu, VcpuCounters, VcpuStop, install_kick_handler};
 pub use vm::{KvmError, Vm};
