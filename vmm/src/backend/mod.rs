@@ -1,7 +1,11 @@
-//! The host's side of devices: what moves bytes between guest buffers and a file, a tap or a socket.
+//! The host's side of devices: disks, taps, sockets.
 //!
-//! Opened by the main thread before the sandbox is entered, used by reactor threads. Knows neither descriptors nor
-//! guest-physical addresses.
+//! Everything here is opened by the main thread before the sandbox is entered and used by a reactor thread after it.
+//! A back end knows neither guest addresses nor descriptors: it is given checked pieces of guest RAM.
 
 pub mod disk;
 pub mod entropy;
+pub mod iovecs;
+pub mod tap;
+
+pub use iovecs::IoVecs;

@@ -6,6 +6,9 @@ pub mod balloon;
 pub mod block;
 mod config_space;
 pub mod console;
+pub mod legacy;
+pub mod net;
+pub mod registry;
 pub mod rng;
 mod stepped;
 
