@@ -10,11 +10,13 @@
 //! timer and its buffers exist before the guest runs; a worker borrows them from a shelf and puts them back when it is dropped.
 //! Nothing needs saving: a quiesced queue has nothing in flight, and its indices are the transport's.
 
+mod attach;
 mod device;
 mod limits;
 mod request;
 mod worker;
 
+pub use attach::attach;
 pub use device::{Block, BlockError, BlockOptions};
 pub use limits::SharedLimits;
 
