@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 mod config_space;
 pub mod console;
 pub mod legacy;
