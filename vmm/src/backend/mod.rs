@@ -6,5 +6,6 @@
 pub mod entropy;
 pub mod iovecs;
 pub mod tap;
+pub mod vsock_unix;
 
 pub use iovecs::IoVecs;
