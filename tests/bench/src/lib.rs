@@ -1,0 +1,6 @@
+//! Measures VMMs with the freestanding payload.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+pub mod bare;
+pub mod start;
