@@ -75,7 +75,7 @@ type Named = Vec<(&'static str, Vec<DriverOp>)>;
 
 /// What an honest driver of each device sends.
 fn devices() -> Vec<(&'static str, Named)> {
-    vec![("queue_rng", rng()), ("queue_console", console()), ("queue_balloon", balloon())]
+    vec![("queue_rng", rng()), ("queue_console", console()), ("queue_balloon", balloon()), ("queue_net", net())]
 }
 
 fn rng() -> Named {
@@ -118,6 +118,28 @@ fn balloon() -> Named {
             "config",
             vec![DriverOp::WriteConfig { offset: 4, bytes: vec![9; 4] }, DriverOp::ReadConfig { offset: 0, len: 16 }],
         ),
+    ]
+}
+
+/// Two pairs: receive queues 0 and 2, transmit queues 1 and 3, control queue 4. Worker 0 has three sources: kicks of both
+/// its queues and its wire; so has worker 1.
+fn net() -> Named {
+    let events: Vec<_> = (0..7).map(DriverOp::Event).collect();
+    let frame = [vec![0; 12], vec![0xff; 6], vec![2, 0, 0, 0, 0, 1, 8, 0], vec![0x45; 50]].concat();
+    let send = [buffer(0, &frame), chain(1, &[readable(0, 12), readable(12, 64)]), chain(3, &[readable(0, 76)])];
+    // A header that asks for a checksum and for segmentation (section 5.1.6).
+    let segmented = [buffer(0, &[1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0]), chain(1, &[readable(0, 3000)])];
+    let receive =
+        [chain(0, &[writable(0x1000, 1600)]), chain(0, &[writable(0x2000, 40)]), chain(2, &[writable(0x3000, 70)])];
+    // Class 4 (queue pairs), command 0 (set), 2 pairs.
+    let control =
+        [buffer(0x400, &[4, 0, 2, 0]), chain(4, &[readable(0x400, 2), readable(0x402, 2), writable(0x410, 1)])];
+    let host = DriverOp::Host(frame);
+    vec![
+        ("send", [&send[..], &events, &[DriverOp::Pause]].concat()),
+        ("segmented", [&segmented[..], &events].concat()),
+        ("receive", [&receive[..], std::slice::from_ref(&host), &events, &[host], &events].concat()),
+        ("control", [&control[..], &events, &[DriverOp::Poll(0), DriverOp::Poll(1), reset(true)]].concat()),
     ]
 }
 
