@@ -3,11 +3,10 @@
 //! The order of ioctls matters for the time that a start takes: memory slots before any irqchip or ioeventfd.
 
 mod dump;
+pub mod probe;
 mod power_on;
 mod vcpu;
 mod vm;
 
 pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, Vcpu, VcpuCounters, VcpuStop, install_kick_handler};
 pub use vm::{KvmError, Vm};
-
-pub mod probe;
