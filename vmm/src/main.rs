@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use quantix_vmm::cli::{self, Invocation};
 use quantix_vmm::config::{FdGrant, Plan};
+use quantix_vmm::ctl;
 use quantix_vmm::machine::{Machine, Opened, Outcome};
 use quantix_vmm::sandbox::FdStore;
 
@@ -19,7 +20,11 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Check | Invocation::Ctl { .. }) => refuse("this command is not merged"),
+        Ok(Invocation::Ctl(args)) => ctl::run(&args).unwrap_or_else(|error| {
+            eprintln!("quantix-vmm: {}", chain(&error));
+            ExitCode::from(FAILED)
+        }),
+        Ok(Invocation::Check) => refuse("this command is not merged"),
         Err(error) => refuse(error),
     }
 }
