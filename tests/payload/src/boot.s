@@ -55,6 +55,11 @@ gdt_pointer:
     .word gdt_end - gdt - 1
     .quad gdt
 
+# Empty until ring 3 fills it: until then any fault ends in a triple fault.
+idt_pointer:
+    .word 4095
+    .quad idt
+
 .section .note.pvh, "a", @note
     .long 4                     # name size
     .long 8                     # value size
@@ -98,6 +103,7 @@ linux_entry:
     mov cr0, rax
 
 to_ring3:
+    lidt [idt_pointer]
     mov eax, 0x28
     ltr ax
     mov esp, offset ring0_stack_end
@@ -108,8 +114,85 @@ to_ring3:
     push offset ring3_start     # rip
     iretq
 
+# Ring-0 services for ring 3: edi = what, rsi and rdx = arguments, rax = result; rcx and rdx are lost.
+# The way in is an invalid instruction, because KVMs without hardware know no software interrupts.
+.global service_call
+service_call:
+    ud2
+    ret
+
+.balign 16
+.global invalid_opcode_gate
+invalid_opcode_gate:
+    cmp qword ptr [rsp], offset service_call
+    jne 9f
+    add qword ptr [rsp], 2
+    mov ecx, esi
+    cmp edi, 1
+    je 1f
+    cmp edi, 2
+    je 2f
+    rdmsr                       # 0: read MSR esi
+    shl rdx, 32
+    or rax, rdx
+    iretq
+1:  mov rax, rdx                # 1: write rdx to MSR esi
+    shr rdx, 32
+    wrmsr
+    iretq
+2:  mov [rsp + 16], rsi         # 2: return with rflags rsi
+    iretq
+9:  push 0
+    push 6
+    jmp fault
+
+# A counted interrupt: nothing but the count and the end of interrupt (xAPIC page).
+.balign 16
+.global interrupt_gate
+interrupt_gate:
+    push rax
+    inc qword ptr [interrupt_count]
+    mov eax, 0xfee000b0
+    mov dword ptr [rax], 0
+    pop rax
+    iretq
+
+# Faults: one 16-byte stub a vector, then out to ring 3 to tell about it. Never returns to the culprit.
+.balign 16
+.global fault_gates
+fault_gates:
+    .set vector, 0
+    .rept 32
+    .balign 16
+    .if (vector < 8) || (vector == 9) || (vector == 16) || (vector > 17 && vector != 21 && vector != 29 && vector != 30)
+    push 0
+    .endif
+    push vector
+    jmp fault
+    .set vector, vector + 1
+    .endr
+fault:
+    pop rdi                     # vector
+    pop rsi                     # error code
+    pop rdx                     # rip
+    mov rcx, cr2
+    mov esp, offset ring0_stack_end
+    push 0x1b
+    push offset stack_end - 8
+    push 0x2
+    push 0x23
+    push offset report_fault
+    iretq
+
 .section .bss.stacks, "aw", @nobits
 .balign 4096
+.global idt
+idt:
+    .skip 4096
+.global interrupt_count
+interrupt_count:
+    .skip 8
+.balign 16
 stack:
     .skip 0x10000
 stack_end:

@@ -6,6 +6,7 @@ pub mod balloon;
 mod config_space;
 pub mod console;
 pub mod legacy;
+pub mod net;
 pub mod registry;
 pub mod rng;
 mod stepped;

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::events::{EventSink, MachineEvent};
+use super::events::EventSink;
 use super::exits::Buses;
 use super::open::{Handles, OpenError, Opened, Stream};
 use super::output::{FileSink, NoSink};
@@ -251,13 +251,14 @@ fn make_vcpus(plan: &Plan, vm: &Arc<Vm>, entry: Entry) -> Result<Vec<(Vcpu, Arc<
     let boot_msrs = msr::boot(&listed);
     (0..u32::from(plan.cpus.count))
         .map(|index| {
-            let vcpu = vm.create_vcpu(topology.apic_id(index))?;
+            let mut vcpu = vm.create_vcpu(topology.apic_id(index))?;
             vcpu.set_cpuid(&cpuid::for_vcpu(&supported, topology, index, vm.has_tsc_deadline()))?;
             vcpu.set_msrs(&boot_msrs)?;
             if index == 0 {
                 vcpu.set_sregs(&registers::special(entry, &vcpu.sregs()?))?;
                 vcpu.set_regs(&registers::general(entry))?;
             }
+            vcpu.keep_power_on_state(msr::reset(&listed))?;
             Ok((vcpu, Arc::default()))
         })
         .collect()

@@ -7,7 +7,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::build::Machine;
 use super::events::MachineEvent;
-use crate::kvm::{self, Failure, Phase, RunExit};
+use crate::kvm::{self, Failure, Phase, VcpuStop};
 use crate::reactor::Reactor;
 use crate::sandbox::{self, Role};
 use crate::virtio::HostError;
@@ -91,11 +91,10 @@ impl Machine {
                 // The receiver waits for all of us; it is gone only when another thread could not be started.
                 let _ = entered.send(());
                 drop(entered);
-                match vcpu.run(&gate, buses.as_ref(), &counters) {
-                    RunExit::Stopped => {}
-                    RunExit::TripleFault => events.send(MachineEvent::Reset),
-                    RunExit::Failed(failure) => events.send(MachineEvent::Failed(failure)),
-                }
+                vcpu.run(&gate, buses.as_ref(), &counters, &|stop| match stop {
+                    VcpuStop::TripleFault => events.send(MachineEvent::Reset),
+                    VcpuStop::Failed(failure) => events.send(MachineEvent::Failed(failure)),
+                });
             };
             let name = format!("vcpu{}", threads.len());
             let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(body);

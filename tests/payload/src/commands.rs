@@ -1,0 +1,43 @@
+//! The table of commands: name on the command line, function that does it.
+
+use alloc::string::String;
+
+use crate::blk::{self, Kind, Load};
+use crate::exits;
+use crate::machine::Machine;
+use crate::report::{Outcome, Report};
+
+type Command = fn(&mut Machine<'_>, &mut Report) -> Outcome;
+
+const TESTS: &[(&str, Command)] = &[("blk-verify", blk::verify)];
+
+const BENCHES: &[(&str, Command)] = &[
+    ("blk-randread-qd1", |machine, report| blk::bench(machine, report, Load::random(Kind::Read, 1))),
+    ("blk-randread-qd32", |machine, report| blk::bench(machine, report, Load::random(Kind::Read, 32))),
+    ("blk-randwrite-qd1", |machine, report| blk::bench(machine, report, Load::random(Kind::Write, 1))),
+    ("blk-seqread-128k-qd8", |machine, report| blk::bench(machine, report, Load::sequential(Kind::Read, 8))),
+    ("blk-seqwrite-128k-qd8", |machine, report| blk::bench(machine, report, Load::sequential(Kind::Write, 8))),
+    ("mmio", exits::memory_read),
+    ("notify", exits::notify),
+    ("pio", exits::port_write),
+];
+
+/// Runs what the command line asks for, one line each: tests, then benches; several names are parted by commas.
+pub fn run(machine: &mut Machine<'_>) {
+    let options = machine.options;
+    for (kind, table) in [("test", TESTS), ("bench", BENCHES)] {
+        for name in options.text(kind).unwrap_or_default().split(',').filter(|name| !matches!(*name, "" | "none")) {
+            let mut report = Report::new(kind, name);
+            let command = table.iter().find(|(known, _)| *known == name);
+            let outcome = match command {
+                Some((_, command)) => command(machine, &mut report),
+                None => Err(String::from("No such command")),
+            };
+            report.value("ok", outcome.is_ok());
+            if let Err(reason) = outcome {
+                report.text("reason", reason);
+            }
+            report.print();
+        }
+    }
+}
