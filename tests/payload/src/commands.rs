@@ -3,9 +3,9 @@
 use alloc::string::String;
 
 use crate::blk::{self, Kind, Load};
-use crate::exits;
 use crate::machine::Machine;
 use crate::report::{Outcome, Report};
+use crate::{exits, hostile};
 
 type Command = fn(&mut Machine<'_>, &mut Report) -> Outcome;
 
@@ -31,13 +31,10 @@ pub fn run(machine: &mut Machine<'_>) {
             let command = table.iter().find(|(known, _)| *known == name);
             let outcome = match command {
                 Some((_, command)) => command(machine, &mut report),
+                None if kind == "test" && name.starts_with("hostile-") => hostile::run(machine, name, &mut report),
                 None => Err(String::from("No such command")),
             };
-            report.value("ok", outcome.is_ok());
-            if let Err(reason) = outcome {
-                report.text("reason", reason);
-            }
-            report.print();
+            report.outcome(outcome).print();
         }
     }
 }

@@ -12,6 +12,7 @@ mod compiler_needs;
 mod dma;
 mod exits;
 mod heap;
+mod hostile;
 mod machine;
 mod measure;
 mod mmio;
@@ -50,7 +51,8 @@ extern "C" fn ring3_start(protocol: u64, info: u64) -> ! {
     ring0::install_gates();
     let protocol = if protocol == 0 { Protocol::Pvh } else { Protocol::Linux };
     let boot = BootInfo::new(protocol, info);
-    heap::give(memory_map::heap((&raw const image_end) as u64, boot.ram()));
+    let heap = memory_map::heap((&raw const image_end) as u64, boot.ram());
+    heap::give(heap);
     let options = Options::new(boot.command_line());
     let root_pointer = Some(boot.root_pointer()).filter(|address| *address != 0);
     let acpi = root_pointer
@@ -58,7 +60,7 @@ extern "C" fn ring3_start(protocol: u64, info: u64) -> ! {
         .map(|address| acpi::read(&LowMemory, address))
         .unwrap_or_default();
     let clock = Clock::new(&options);
-    let mut machine = Machine::new(options, clock, &acpi);
+    let mut machine = Machine::new(options, clock, &acpi, heap.end);
     if options.text("info").is_some() {
         describe(&mut machine, protocol);
     }
