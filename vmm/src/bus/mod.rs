@@ -8,6 +8,8 @@ pub mod pci;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// Something that answers reads and writes on a range of ports or MMIO addresses.
 ///
 /// Accesses come from vCPU threads, 1 to 8 bytes wide, at any offset: a guest chooses them. What is not there reads as all
@@ -17,6 +19,26 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// Writes `data` at `offset` from the start of the range.
     fn write(&mut self, offset: u64, data: &[u8]);
+}
+
+/// Where message-signalled interrupts go: the guest's local APICs.
+pub trait MsiSink: Send + Sync {
+    /// Delivers the message `data` written to `address` (PCI 3.0 section 6.8.3.4).
+    fn signal(&self, address: u64, data: u32) -> std::io::Result<()>;
+}
+
+/// An edge-triggered interrupt line into the IOAPIC.
+pub trait IrqLine: Send + Sync {
+    /// Raises and lowers the line.
+    fn pulse(&self);
+}
+
+/// Turns guest writes to an MMIO address into signals of an eventfd, without an exit to this process.
+pub trait Doorbells: Send + Sync {
+    /// From now on a write to `address`, whatever its width and value, signals `fd`.
+    fn attach(&self, address: u64, fd: &EventFd) -> std::io::Result<()>;
+    /// Ends what [`Self::attach`] began.
+    fn detach(&self, address: u64, fd: &EventFd) -> std::io::Result<()>;
 }
 
 /// A device that several threads reach.

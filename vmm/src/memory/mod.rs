@@ -152,14 +152,7 @@ impl GuestMemory {
 
     /// Gives the pages of a range back to the host; the guest reads zeros there afterwards.
     pub fn discard(&self, address: u64, len: u64) -> Result<(), OutsideMemory> {
-        let slice = self.slice(address, len)?;
-        // Private memory drops its pages by DONTNEED; a shared memfd needs its hole punched, which REMOVE does.
-        for advice in [libc::MADV_REMOVE, libc::MADV_DONTNEED] {
-            // SAFETY: the range is guest RAM of ours (checked by `slice`); no Rust reference points into it.
-            if unsafe { libc::madvise(slice.as_ptr().cast(), slice.len(), advice) } == 0 {
-                break;
-            }
-        }
+        self.slice(address, len)?.discard(PAGE_SIZE);
         Ok(())
     }
 }
@@ -254,6 +247,19 @@ mod tests {
             page.write(0, &[7; 4096]);
             memory.discard(0x1000, 0x1000).unwrap();
             assert_eq!(page.read_obj::<u64>(8), Some(0), "shared={shared}");
+        }
+    }
+
+    #[test]
+    fn a_discarded_slice_keeps_the_pages_it_covers_in_part() {
+        let memory = two_regions();
+        memory.slice(0, 0x5000).unwrap().write(0, &vec![7; 0x5000]);
+        memory.slice(0xfff, 0x2002).unwrap().discard(PAGE_SIZE);
+        memory.slice(0x3001, 0x1ffe).unwrap().discard(PAGE_SIZE);
+        memory.slice(0x3001, 0).unwrap().discard(PAGE_SIZE);
+        let byte = |at| memory.slice(at, 1).unwrap().read_obj::<u8>(0).unwrap();
+        for (at, expected) in [(0, 7), (0xfff, 7), (0x1000, 0), (0x2fff, 0), (0x3000, 7), (0x4fff, 7)] {
+            assert_eq!(byte(at), expected, "{at:#x}");
         }
     }
 

@@ -86,6 +86,26 @@ impl GuestSlice {
         unsafe { std::ptr::write_bytes(self.start.as_ptr(), 0, self.len) };
     }
 
+    /// Gives the host pages of `page_bytes` (a power of two) that lie wholly inside back to the host; the guest reads zeros
+    /// there afterwards. Advice: the host may keep them, with their content.
+    pub fn discard(&self, page_bytes: u64) {
+        let address = self.start.as_ptr() as u64;
+        let first = address.next_multiple_of(page_bytes);
+        let end = (address + self.len as u64) & !(page_bytes - 1);
+        if first >= end {
+            return;
+        }
+        // SAFETY: address <= first < end <= address + len, so the range stays inside the mapping.
+        let start = unsafe { self.start.add((first - address) as usize) };
+        // Private memory drops its pages by DONTNEED; a shared memfd needs its hole punched, which REMOVE does.
+        for advice in [libc::MADV_REMOVE, libc::MADV_DONTNEED] {
+            // SAFETY: the range is guest RAM, mapped for the life of the process (see `new`); no Rust reference points into it.
+            if unsafe { libc::madvise(start.as_ptr().cast(), (end - first) as usize, advice) } == 0 {
+                break;
+            }
+        }
+    }
+
     /// Copies a plain value from `offset`; `None` when it does not lie inside.
     pub fn read_obj<T: ByteValued>(&self, offset: usize) -> Option<T> {
         let mut value = T::zeroed();

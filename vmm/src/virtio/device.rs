@@ -252,3 +252,18 @@ pub trait Device: Send {
     /// The driver reset the device; its workers are gone already. Configuration returns to its initial values.
     fn reset(&mut self);
 }
+
+/// Where workers run. The reactor implements it; the transport calls it.
+pub trait WorkerHost: Send + Sync {
+    /// Starts workers; `on_error` is called, on the worker's thread, with the reason why one of them stopped. The worker
+    /// that failed is dropped before.
+    fn start(&self, workers: Vec<Box<dyn Worker>>, on_error: Arc<dyn Fn(WorkerError) + Send + Sync>) -> WorkerGroup;
+
+    /// Ends and drops the workers of a group; on return they touch guest memory no more. Workers that failed are gone
+    /// already.
+    fn stop(&self, group: WorkerGroup);
+}
+
+/// Names the workers of one activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerGroup(pub u64);

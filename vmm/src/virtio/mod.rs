@@ -12,11 +12,13 @@
 #![forbid(unsafe_code)]
 
 mod device;
+pub mod pci;
 mod queue;
 pub mod testing;
 
 pub use device::{
-    Activation, Device, DeviceType, GuestFault, HostError, Interest, Polled, Source, Worker, WorkerError,
+    Activation, Device, DeviceType, GuestFault, HostError, Interest, Polled, Source, Worker, WorkerError, WorkerGroup,
+    WorkerHost,
 };
 pub use queue::{Chain, Interrupt, Queue, QueueLayout, QueueWiring, SliceList};
 

@@ -1,0 +1,15 @@
+//! The devices, a folder each: what they mean to a guest. No threads, no fd registration, no addresses, no ACPI here.
+
+#![forbid(unsafe_code)]
+
+pub mod balloon;
+mod config_space;
+pub mod console;
+pub mod legacy;
+pub mod net;
+pub mod registry;
+pub mod rng;
+mod stepped;
+
+use config_space::{ConfigSignal, read_config};
+use stepped::{Step, SteppedQueue};
