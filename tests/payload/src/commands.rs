@@ -5,11 +5,21 @@ use alloc::string::String;
 use crate::blk::{self, Kind, Load};
 use crate::machine::Machine;
 use crate::report::{Outcome, Report};
-use crate::{exits, hostile};
+use crate::{console, entropy, exits, hostile, net, vsock};
 
 type Command = fn(&mut Machine<'_>, &mut Report) -> Outcome;
 
-const TESTS: &[(&str, Command)] = &[("blk-verify", blk::verify)];
+const TESTS: &[(&str, Command)] = &[
+    ("blk-verify", blk::verify),
+    ("console-echo", console::echo),
+    ("io-pause", blk::steady),
+    ("net-answer", net::answer),
+    ("net-echo", net::echo),
+    ("rng", entropy::rng),
+    ("vsock-answer", vsock::answer),
+    ("vsock-echo", vsock::echo),
+    ("vsock-stream", vsock::stream),
+];
 
 const BENCHES: &[(&str, Command)] = &[
     ("blk-randread-qd1", |machine, report| blk::bench(machine, report, Load::random(Kind::Read, 1))),
@@ -18,8 +28,15 @@ const BENCHES: &[(&str, Command)] = &[
     ("blk-seqread-128k-qd8", |machine, report| blk::bench(machine, report, Load::sequential(Kind::Read, 8))),
     ("blk-seqwrite-128k-qd8", |machine, report| blk::bench(machine, report, Load::sequential(Kind::Write, 8))),
     ("mmio", exits::memory_read),
+    // The peer decides what size is flooded; the names only say what is meant.
+    ("net-rx-1514", net::receive),
+    ("net-rx-64", net::receive),
+    ("net-rtt", net::round_trip),
+    ("net-tx-1514", |machine, report| net::transmit(machine, report, 1514)),
+    ("net-tx-64", |machine, report| net::transmit(machine, report, 64)),
     ("notify", exits::notify),
     ("pio", exits::port_write),
+    ("vsock-rtt", vsock::round_trip),
 ];
 
 /// Runs what the command line asks for, one line each: tests, then benches; several names are parted by commas.
