@@ -4,18 +4,21 @@
 
 use std::sync::{Arc, Mutex};
 
+use kvm_bindings::CpuId;
+
 use super::events::EventSink;
 use super::exits::Buses;
 use super::open::{Handles, OpenError, Opened, Stream};
 use super::output::{FileSink, NoSink};
-use crate::arch::x86_64::boot::{self, BootError, BootInfo, MapEntry};
-use crate::arch::x86_64::cpuid::{self, Topology};
+use crate::arch::x86_64::boot::{self, BootError, BootInfo};
+use crate::arch::x86_64::cpuid;
 use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
 use crate::arch::x86_64::{msr, registers};
-use crate::board::map;
+use crate::board::acpi::{self, AcpiRoom, Described};
+use crate::board::{CpuIds, Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
 use crate::bus::{Bus, BusOverlap, IrqLine, SharedDevice};
-use crate::config::{HugePages, Plan};
+use crate::config::{Endpoint, HugePages, Plan};
 use crate::devices::console::ConsoleSink;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::registry::{Opener, ROWS};
@@ -49,6 +52,12 @@ pub enum BuildError {
     /// The initrd or boot data do not fit.
     #[error("--initrd")]
     Boot(#[from] BootError),
+    /// The machine does not fit into the address space.
+    #[error("--memory")]
+    Layout(#[from] LayoutError),
+    /// More tables than room: a mistake of ours.
+    #[error("The board is inconsistent")]
+    Acpi(#[from] AcpiRoom),
     /// Two devices claim an address: a mistake of ours.
     #[error("The board is inconsistent")]
     Bus(#[from] BusOverlap),
@@ -122,35 +131,36 @@ fn backing(plan: &Plan) -> Backing {
     Backing { pages, shared: plan.memory.shared, prefault: plan.memory.prefault }
 }
 
-/// RAM below and above the MMIO hole.
-fn ram_ranges(size: u64) -> Vec<(u64, u64)> {
-    let low = size.min(map::LOW_RAM_END);
-    let mut ranges = vec![(0, low)];
-    if size > low {
-        ranges.push((map::HIGH_RAM_START, size - low));
-    }
-    ranges
+/// Where everything of the machine is.
+fn lay_out(plan: &Plan, address_bits: u8) -> Result<Layout, LayoutError> {
+    let topology = plan.cpus.topology;
+    let cpus = CpuIds::new(plan.cpus.count, topology.cores, topology.threads);
+    let nodes = plan.memory.numa.iter().map(|node| NodeShape {
+        size_bytes: node.size_bytes,
+        first_cpu: node.cpus.first,
+        last_cpu: node.cpus.last,
+        distances: node.distances.clone(),
+    });
+    Layout::new(plan.memory.size_bytes, cpus, nodes.collect(), address_bits)
 }
 
-fn memory_map(ranges: &[(u64, u64)]) -> Vec<MapEntry> {
-    let ram = |start, end: u64| MapEntry { start, len: end.saturating_sub(start), kind: 1 };
-    let mut entries = vec![
-        ram(0, map::EBDA_START),
-        MapEntry { start: map::EBDA_START, len: map::HIGH_LOAD - map::EBDA_START, kind: 2 },
-        MapEntry { start: map::ECAM_START, len: map::ECAM_LEN, kind: 2 },
-    ];
-    for &(start, len) in ranges {
-        entries.push(ram(start.max(map::HIGH_LOAD), start + len));
-    }
-    entries
+/// Firmware tables, for a guest that looks for them and for boot protocols that pass them on.
+fn write_tables(memory: &GuestMemory, layout: &Layout, plan: &Plan) -> Result<u64, BuildError> {
+    let described = Described { serial: plan.serial != Endpoint::Off, rtc: true };
+    let tables = acpi::build(layout, described)?;
+    let room = memory.slice(tables.address, tables.bytes.len() as u64).map_err(BootError::from)?;
+    room.write(0, &tables.bytes);
+    Ok(tables.rsdp_address)
 }
 
 impl Machine {
     /// Builds the machine that `plan` describes from what was opened for it.
     pub fn build(plan: &Plan, mut opened: Opened, fds: &mut FdStore) -> Result<Self, BuildError> {
-        let ranges = ram_ranges(plan.memory.size_bytes);
-        let memory = GuestMemory::map(&ranges, backing(plan))?;
         let vm = Arc::new(Vm::new(opened.kvm)?);
+        let supported = vm.supported_cpuid()?;
+        let layout = lay_out(plan, cpuid::address_bits(&supported))?;
+        let ranges: Vec<_> = layout.ram.iter().map(|range| (range.start, range.size_bytes)).collect();
+        let memory = GuestMemory::map(&ranges, backing(plan))?;
         vm.set_memory(&memory)?;
         vm.create_irqchip()?;
         let path = plan.boot.kernel.to_string();
@@ -162,13 +172,12 @@ impl Machine {
             None => None,
         };
         let entry = kernel.entry;
-        let map = memory_map(&ranges);
         let info = BootInfo {
             kernel: &kernel,
             command_line: plan.boot.cmdline.as_str(),
             initrd,
-            memory_map: &map,
-            rsdp: map::ACPI_START,
+            memory_map: &layout.e820(),
+            rsdp: write_tables(&memory, &layout, plan)?,
         };
         boot::write(&memory, &info)?;
 
@@ -182,7 +191,7 @@ impl Machine {
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let pci = Arc::new(pci_bus(devices, &wiring)?);
         let buses = Arc::new(wire(pci, &serial, &events)?);
-        let vcpus = make_vcpus(plan, &vm, entry)?;
+        let vcpus = make_vcpus(&vm, layout.cpus, &supported, entry)?;
         Ok(Self {
             vm,
             memory,
@@ -225,7 +234,7 @@ fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
 fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, BuildError> {
     let mut root = PciRoot::default();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
-        let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
+        let bar = map::PCI_WINDOW_32_START + u64::from(slot - 1) * BAR_SIZE;
         let function = VirtioPci::new(device, wiring.clone(), bar)?;
         root.insert(slot, Arc::new(Mutex::new(function))).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
@@ -235,24 +244,25 @@ fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, Bu
 fn wire(pci: Arc<PciRoot>, serial: &Serial, _events: &Arc<EventSink>) -> Result<Buses, BuildError> {
     let shared = |device| -> SharedDevice { Arc::new(Mutex::new(device)) };
     let mut ports = Bus::default();
-    ports.insert(u64::from(map::COM1_PORT), 8, shared(serial.clone()))?;
-    ports.insert(u64::from(map::PCI_CONFIG_PORT), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
+    ports.insert(u64::from(map::port::COM1), 8, shared(serial.clone()))?;
+    ports.insert(u64::from(map::port::PCI_ADDRESS), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
     let mut mmio = Bus::default();
-    mmio.insert(map::ECAM_START, map::ECAM_LEN, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
+    mmio.insert(map::ECAM_START, map::ECAM_SIZE, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
     Ok(Buses { ports, mmio, pci })
 }
 
-fn make_vcpus(plan: &Plan, vm: &Arc<Vm>, entry: Entry) -> Result<Vec<(Vcpu, Arc<VcpuCounters>)>, KvmError> {
-    let supported = vm.supported_cpuid()?;
+fn make_vcpus(
+    vm: &Arc<Vm>,
+    ids: CpuIds,
+    supported: &CpuId,
+    entry: Entry,
+) -> Result<Vec<(Vcpu, Arc<VcpuCounters>)>, KvmError> {
     let listed = vm.msr_indices()?;
-    let topology = plan.cpus.topology;
-    let topology =
-        Topology { sockets: topology.sockets.into(), cores: topology.cores.into(), threads: topology.threads.into() };
     let boot_msrs = msr::boot(&listed);
-    (0..u32::from(plan.cpus.count))
+    (0..ids.count())
         .map(|index| {
-            let mut vcpu = vm.create_vcpu(topology.apic_id(index))?;
-            vcpu.set_cpuid(&cpuid::for_vcpu(&supported, topology, index, vm.has_tsc_deadline()))?;
+            let mut vcpu = vm.create_vcpu(ids.apic_id(index))?;
+            vcpu.set_cpuid(&cpuid::for_vcpu(supported, ids, index, vm.has_tsc_deadline()))?;
             vcpu.set_msrs(&boot_msrs)?;
             if index == 0 {
                 vcpu.set_sregs(&registers::special(entry, &vcpu.sregs()?))?;

@@ -11,7 +11,7 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::kernel::{Entry, Loaded};
-use crate::board::map;
+use crate::board::{E820Entry, map};
 use crate::memory::{GuestMemory, OutsideMemory, PAGE_SIZE};
 
 /// `hvm_start_info.magic`.
@@ -24,17 +24,6 @@ const HEADER_MAGIC: u32 = 0x5372_6448;
 const LOADER_UNDEFINED: u8 = 0xff;
 /// Highest address of an initrd when the image does not say.
 const INITRD_LIMIT: u64 = 0x7fff_ffff;
-
-/// A range of the memory map handed to the kernel (e820 types).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapEntry {
-    /// Guest-physical start.
-    pub start: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// 1 RAM, 2 reserved, 3 ACPI tables.
-    pub kind: u32,
-}
 
 /// An initrd in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +44,7 @@ pub struct BootInfo<'a> {
     /// The initrd, when there is one.
     pub initrd: Option<Initrd>,
     /// The memory map.
-    pub memory_map: &'a [MapEntry],
+    pub memory_map: &'a [E820Entry],
     /// Guest-physical address of the RSDP.
     pub rsdp: u64,
 }
@@ -108,7 +97,7 @@ pub fn load_initrd(memory: &GuestMemory, file: &mut File, kernel: &Loaded, low_e
 
 /// Writes everything that the kernel finds in memory.
 pub fn write(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), BootError> {
-    let line = memory.slice(map::COMMAND_LINE, info.command_line.len() as u64 + 1)?;
+    let line = memory.slice(map::boot::CMDLINE, info.command_line.len() as u64 + 1)?;
     line.write(0, info.command_line.as_bytes());
     line.write(info.command_line.len(), &[0]);
     match info.kernel.entry {
@@ -129,7 +118,7 @@ fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boot
     };
     let mut params = boot_params { hdr: info.kernel.header.unwrap_or_else(own_header), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
-    params.hdr.cmd_line_ptr = map::COMMAND_LINE as u32;
+    params.hdr.cmd_line_ptr = map::boot::CMDLINE as u32;
     params.hdr.cmdline_size = info.command_line.len() as u32;
     if let Some(initrd) = info.initrd {
         params.hdr.ramdisk_image = initrd.start as u32;
@@ -137,10 +126,10 @@ fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boot
     }
     params.acpi_rsdp_addr = info.rsdp;
     for (to, from) in params.e820_table.iter_mut().zip(info.memory_map) {
-        *to = boot_e820_entry { addr: from.start, size: from.len, r#type: from.kind };
+        *to = boot_e820_entry { addr: from.range.start, size: from.range.size_bytes, r#type: from.kind as u32 };
     }
     params.e820_entries = info.memory_map.len().min(params.e820_table.len()) as u8;
-    let params = BootParams::new(&params, GuestAddress(map::ZERO_PAGE));
+    let params = BootParams::new(&params, GuestAddress(map::boot::ZERO_PAGE));
     LinuxBootConfigurator::write_bootparams(&params, memory.regions()).map_err(|e| BootError::Write(e.to_string()))
 }
 
@@ -150,23 +139,28 @@ fn write_start_info(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boo
     let entries: Vec<_> = info
         .memory_map
         .iter()
-        .map(|e| hvm_memmap_table_entry { addr: e.start, size: e.len, type_: e.kind, reserved: 0 })
+        .map(|e| hvm_memmap_table_entry {
+            addr: e.range.start,
+            size: e.range.size_bytes,
+            type_: e.kind as u32,
+            reserved: 0,
+        })
         .collect();
     let start = hvm_start_info {
         magic: PVH_MAGIC,
         version: 1,
         nr_modules: modules.len() as u32,
-        modlist_paddr: if modules.is_empty() { 0 } else { map::PVH_MODULES },
-        cmdline_paddr: map::COMMAND_LINE,
+        modlist_paddr: if modules.is_empty() { 0 } else { map::boot::PVH_MODULES },
+        cmdline_paddr: map::boot::CMDLINE,
         rsdp_paddr: info.rsdp,
-        memmap_paddr: map::PVH_MEMORY_MAP,
+        memmap_paddr: map::boot::PVH_MEMORY_MAP,
         memmap_entries: entries.len() as u32,
         ..Default::default()
     };
-    let mut params = BootParams::new(&start, GuestAddress(map::PVH_START_INFO));
-    params.set_sections(&entries, GuestAddress(map::PVH_MEMORY_MAP));
+    let mut params = BootParams::new(&start, GuestAddress(map::boot::PVH_START_INFO));
+    params.set_sections(&entries, GuestAddress(map::boot::PVH_MEMORY_MAP));
     if !modules.is_empty() {
-        params.set_modules(&modules, GuestAddress(map::PVH_MODULES));
+        params.set_modules(&modules, GuestAddress(map::boot::PVH_MODULES));
     }
     PvhBootConfigurator::write_bootparams(&params, memory.regions()).map_err(|e| BootError::Write(e.to_string()))
 }
