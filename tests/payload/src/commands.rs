@@ -5,7 +5,7 @@ use alloc::string::String;
 use crate::blk::{self, Kind, Load};
 use crate::machine::Machine;
 use crate::report::{Outcome, Report};
-use crate::{console, entropy, exits, hostile, net, vsock};
+use crate::{console, entropy, exits, hostile, interrupts, net, vsock};
 
 type Command = fn(&mut Machine<'_>, &mut Report) -> Outcome;
 
@@ -13,9 +13,11 @@ const TESTS: &[(&str, Command)] = &[
     ("blk-verify", blk::verify),
     ("console-echo", console::echo),
     ("io-pause", blk::steady),
+    ("msix", interrupts::msix),
     ("net-answer", net::answer),
     ("net-echo", net::echo),
     ("rng", entropy::rng),
+    ("smp", interrupts::smp),
     ("vsock-answer", vsock::answer),
     ("vsock-echo", vsock::echo),
     ("vsock-stream", vsock::stream),

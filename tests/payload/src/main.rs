@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod apic;
 mod blk;
 mod boot_info;
 mod clock;
@@ -15,6 +16,7 @@ mod entropy;
 mod exits;
 mod heap;
 mod hostile;
+mod interrupts;
 mod machine;
 mod measure;
 mod mmio;
