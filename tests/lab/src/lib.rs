@@ -18,4 +18,4 @@ pub use error::LabError;
 pub use guest::{BootFile, Guest, Report, Vmm};
 pub use images::Images;
 pub use images::disk::Disks;
-pub use machine::{Lab, Spec, supervise_if_asked};
+pub use machine::{Lab, Machine, Spec, supervise_if_asked};

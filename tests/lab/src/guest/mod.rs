@@ -237,9 +237,10 @@ pub fn prepare_host(lab: &Lab, disks: &Disks) -> Result<(), LabError> {
     let disk = disks.raw.display();
     let script = format!(
         "if ! [ -e {TOOLS}/bin ]; then
-            modprobe loop
+            modprobe loop || true
             mkdir -p {TOOLS}
             mount -o loop,ro,noload {disk} {TOOLS}
+            mount -t tmpfs tmp {TOOLS}/tmp
             for d in dev dev/shm proc run; do mount --bind /$d {TOOLS}/$d; done
         fi
         if ! [ -d /sys/class/net/tap0 ]; then
