@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use quantix_vmm::check;
 use quantix_vmm::cli::{self, Invocation};
 use quantix_vmm::config::{FdGrant, Plan};
 use quantix_vmm::machine::{Machine, Opened, Outcome};
@@ -19,8 +20,17 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Check | Invocation::Ctl { .. }) => refuse("this command is not merged"),
+        Ok(Invocation::Check { format }) => check(format),
+        Ok(Invocation::Ctl { .. }) => refuse("this command is not merged"),
         Err(error) => refuse(error),
+    }
+}
+
+fn check(format: check::Format) -> ExitCode {
+    match check::run(format, &mut std::io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => refuse(format!("Cannot write the report: {error}")),
     }
 }
 

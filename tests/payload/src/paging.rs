@@ -34,9 +34,14 @@ fn entry(table: *mut u64, index: u64) -> *mut u64 {
     table.wrapping_add((index & 511) as usize)
 }
 
+/// A page table: a page of its own.
+const LAYOUT: Layout = match Layout::from_size_align(4096, 4096) {
+    Ok(layout) => layout,
+    Err(_) => panic!("A page is no layout"),
+};
+
 /// The table an entry points to, made if absent.
 fn table(entry: *mut u64) -> *mut u64 {
-    const LAYOUT: Layout = Layout::new::<Table>();
     // SAFETY: `entry` points into a page table, which only this module writes.
     let value = unsafe { *entry };
     if value != 0 {
@@ -51,6 +56,3 @@ fn table(entry: *mut u64) -> *mut u64 {
     unsafe { *entry = fresh as u64 | PRESENT_WRITABLE_USER };
     fresh.cast()
 }
-
-#[repr(align(4096))]
-struct Table([u64; 512]);
