@@ -21,11 +21,10 @@ pub fn map(start: u64, size: u64) {
         let root = (&raw mut pml4).cast::<u64>();
         let directory = entry(table(entry(root, page >> 39)), page >> 30);
         let slot = entry(table(directory), page >> 21);
-        // SAFETY: `slot` points into a page table, which only this function writes while the guest runs.
-        unsafe {
-            if *slot == 0 {
-                *slot = page | LARGE;
-            }
+        // SAFETY: `slot` points into a page table, which only this module writes while the guest runs.
+        let slot = unsafe { &mut *slot };
+        if *slot == 0 {
+            *slot = page | LARGE;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A guest that means harm. Each case does one forbidden thing to one device, tells what the device's status became,
 //! then resets the device and proves that it works again. That last step is the verdict: `ok` says nothing about
-//! NEEDS_RESET, which some cases must lead to and others must not; the host side knows which.
+//! `NEEDS_RESET`, which some cases must lead to and others must not; the host side knows which.
 
 mod blk;
 mod function;
