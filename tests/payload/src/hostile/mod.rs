@@ -48,6 +48,7 @@ pub fn run(machine: &mut Machine<'_>, name: &str, report: &mut Report) -> Outcom
         let (_, attack) = cases().find(|(case, _)| *case == wanted).ok_or("No such case")?;
         return one(machine, kind, *attack, report);
     }
+    machine.function(kind)?;
     let mut failed = 0;
     for (case, attack) in cases() {
         let mut line = Report::new("case", &format!("{}{case}", name.trim_end_matches("all")));
