@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::board::map;
 use crate::bus::{Doorbells, MsiSink};
+use crate::devices::legacy::ioapic::with_wide_destination;
 use crate::memory::GuestMemory;
 
 /// The KVM API version that has been current since Linux 2.6.22.

@@ -188,7 +188,7 @@ pub struct Queue {
     in_flight: u16,
     event_idx: bool,
     polling: bool,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     interrupt: Arc<dyn Interrupt>,
     spare: Vec<Chain>,
 }
@@ -198,7 +198,7 @@ pub struct QueueWiring {
     /// Its number in the device.
     pub index: u16,
     /// Signalled when the driver kicks it.
-    pub kick: EventFd,
+    pub kick: Arc<EventFd>,
     /// How it interrupts the driver.
     pub interrupt: Arc<dyn Interrupt>,
     /// Whether `VIRTIO_F_EVENT_IDX` was agreed on.

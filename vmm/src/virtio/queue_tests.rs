@@ -140,7 +140,7 @@ fn rings_outside_memory_or_misaligned_are_refused() {
     let mut guest = FakeGuest::new();
     let good = guest.add_queue(8, false).layout();
     let try_layout = |layout| {
-        let kick = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
+        let kick = std::sync::Arc::new(vmm_sys_util::eventfd::EventFd::new(0).unwrap());
         let wiring = QueueWiring { index: 0, kick, interrupt: guest.interrupt.clone(), event_idx: false };
         Queue::new(guest.memory, layout, wiring).is_ok()
     };

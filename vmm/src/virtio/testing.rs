@@ -66,7 +66,7 @@ pub struct FakeDescriptor {
 pub struct FakeQueue {
     memory: GuestMemory,
     layout: QueueLayout,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     next_descriptor: u16,
     avail_index: u16,
     used_seen: u16,
@@ -173,8 +173,8 @@ impl FakeGuest {
         let index = self.queues.len() as u16;
         let base = u64::from(index) * 0x10000;
         let layout = QueueLayout { size, descriptors: base, available: base + 0x8000, used: base + 0xc000 };
-        let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-        let driver_kick = kick.try_clone().unwrap();
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let driver_kick = kick.clone();
         let wiring = QueueWiring { index, kick, interrupt: self.interrupt.clone(), event_idx };
         let queue = Queue::new(self.memory, layout, wiring).unwrap();
         let memory = self.memory;

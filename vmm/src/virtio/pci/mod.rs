@@ -70,7 +70,7 @@ pub struct VirtioPci {
     msix: Arc<Msix>,
     common: CommonConfig,
     status: Arc<Status>,
-    kicks: Vec<EventFd>,
+    kicks: Vec<Arc<EventFd>>,
     /// Queues whose kicks come as doorbells now, and the address that each was attached at.
     doorbells: Vec<(u64, usize)>,
     group: Option<WorkerGroup>,
@@ -105,7 +105,7 @@ impl VirtioPci {
         let (msix_capability, window_capability) = add_capabilities(&mut space, vectors, sizes.len() as u64);
         let msix = Arc::new(Msix::new(vectors, wiring.msi.clone()));
         let status = Arc::new(Status::new(device.id(), msix.clone(), sizes.len()));
-        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>();
+        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new)).collect::<Result<_, _>>();
         let kicks = kicks.map_err(|e| HostError::new(format!("Could not make kick fds for {}", device.id()), e))?;
         let common = CommonConfig::new(device.features(), &sizes);
         Ok(Self {
@@ -186,10 +186,9 @@ impl VirtioPci {
                 queues.push(None);
                 continue;
             };
-            let kick = kick.try_clone().map_err(|e| HostError::new("Could not duplicate a kick fd", e))?;
             let wiring = QueueWiring {
                 index: index as u16,
-                kick,
+                kick: kick.clone(),
                 interrupt: self.status.clone(),
                 event_idx: self.common.event_idx(),
             };
