@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use quantix_bench::bare::{self, BareGuest};
+use quantix_bench::elf;
 use quantix_bench::frames::{self, Port};
 use quantix_bench::start::spawn_to_ready;
 use quantix_bench::vsock_peer;
@@ -55,6 +56,15 @@ enum Measurement {
         socket: PathBuf,
         #[command(subcommand)]
         duty: VsockDuty,
+    },
+    /// Writes a copy of the payload without its PVH note, to be booted by the 64-bit Linux protocol
+    WithoutPvh {
+        /// The payload's ELF file
+        #[arg(long)]
+        payload: PathBuf,
+        /// The copy
+        #[arg(long)]
+        output: PathBuf,
     },
     /// Microseconds from spawn to the READY line of any command that shows the guest's serial line on standard output
     Start {
@@ -145,6 +155,11 @@ fn measure(measurement: Measurement) -> Result<()> {
             };
             println!(r#"{{"peer":"vsock","bytes":{bytes}}}"#);
             Ok(())
+        }
+        Measurement::WithoutPvh { payload, output } => {
+            let file = std::fs::read(&payload).with_context(|| format!("Cannot read {}", payload.display()))?;
+            std::fs::write(&output, elf::without_pvh(file)?)
+                .with_context(|| format!("Cannot write {}", output.display()))
         }
         Measurement::Start { runs, command } => start(runs, &command),
     }

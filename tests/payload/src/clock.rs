@@ -15,11 +15,10 @@ pub struct Clock {
 
 /// The TSC now, after everything before it.
 pub fn ticks() -> u64 {
-    // SAFETY: both instructions exist on every 64-bit CPU, and CR4.TSD is clear.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
-    }
+    // SAFETY: the instruction exists on every 64-bit CPU.
+    unsafe { _mm_lfence() };
+    // SAFETY: as above, and CR4.TSD is clear.
+    unsafe { _rdtsc() }
 }
 
 impl Clock {

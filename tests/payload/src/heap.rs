@@ -72,6 +72,7 @@ unsafe impl GlobalAlloc for Heap {
         // SAFETY: see `Sync`; the reference ends with this call.
         let blocks = unsafe { &mut *self.0.get() };
         if let Some(head) = blocks.free.get_mut(class) {
+            #[expect(clippy::cast_ptr_alignment, reason = "blocks are aligned to at least 16 bytes")]
             let block = block.cast::<Free>();
             // SAFETY: the block was allocated from this class, so it is large and aligned enough for a link, and unused.
             unsafe { block.write(Free { next: *head }) };

@@ -29,4 +29,3 @@ macro_rules! accessors {
 accessors!(read8, write8, u8, reg_byte, "");
 accessors!(read16, write16, u16, reg, ":x");
 accessors!(read32, write32, u32, reg, ":e");
-accessors!(read64, write64, u64, reg, ":r");

@@ -21,11 +21,10 @@ pub fn map(start: u64, size: u64) {
         let root = (&raw mut pml4).cast::<u64>();
         let directory = entry(table(entry(root, page >> 39)), page >> 30);
         let slot = entry(table(directory), page >> 21);
-        // SAFETY: `slot` points into a page table, which only this function writes while the guest runs.
-        unsafe {
-            if *slot == 0 {
-                *slot = page | LARGE;
-            }
+        // SAFETY: `slot` points into a page table, which only this module writes while the guest runs.
+        let slot = unsafe { &mut *slot };
+        if *slot == 0 {
+            *slot = page | LARGE;
         }
     }
 }
@@ -34,9 +33,14 @@ fn entry(table: *mut u64, index: u64) -> *mut u64 {
     table.wrapping_add((index & 511) as usize)
 }
 
+/// A page table: a page of its own.
+const LAYOUT: Layout = match Layout::from_size_align(4096, 4096) {
+    Ok(layout) => layout,
+    Err(_) => panic!("A page is no layout"),
+};
+
 /// The table an entry points to, made if absent.
 fn table(entry: *mut u64) -> *mut u64 {
-    const LAYOUT: Layout = Layout::new::<Table>();
     // SAFETY: `entry` points into a page table, which only this module writes.
     let value = unsafe { *entry };
     if value != 0 {
@@ -51,6 +55,3 @@ fn table(entry: *mut u64) -> *mut u64 {
     unsafe { *entry = fresh as u64 | PRESENT_WRITABLE_USER };
     fresh.cast()
 }
-
-#[repr(align(4096))]
-struct Table([u64; 512]);

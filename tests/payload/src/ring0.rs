@@ -58,7 +58,7 @@ pub fn install_gates() {
     let set = |vector: usize, gate: Gate| {
         // SAFETY: vectors are below 256; the table is static and only read by the CPU, on events that do not occur
         // while it is written: interrupts are off and nothing here faults.
-        unsafe { gates.add(vector).write(gate) }
+        unsafe { gates.wrapping_add(vector).write(gate) }
     };
     for vector in 0..32 {
         set(vector, Gate::new(fault_gates as *const () as u64 + vector as u64 * STUB_BYTES));
@@ -125,7 +125,7 @@ pub fn triple_fault() -> ! {
     let gates = (&raw mut idt).cast::<Gate>();
     for vector in 0..32 {
         // SAFETY: as in `install_gates`.
-        unsafe { gates.add(vector).write(Gate { low: 0, high: 0 }) }
+        unsafe { gates.wrapping_add(vector).write(Gate { low: 0, high: 0 }) }
     }
     // SAFETY: an invalid instruction on purpose; it does not return.
     unsafe { asm!("ud2", options(noreturn)) }

@@ -52,8 +52,6 @@ pub enum Kind {
 pub const OK: u8 = 0;
 /// Status of a request that failed.
 pub const IO_ERROR: u8 = 1;
-/// Status of a request that the device does not know.
-pub const UNSUPPORTED: u8 = 2;
 /// What the status byte holds until the device writes it.
 const PENDING: u8 = 0xff;
 

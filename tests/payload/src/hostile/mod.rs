@@ -1,6 +1,6 @@
 //! A guest that means harm. Each case does one forbidden thing to one device, tells what the device's status became,
 //! then resets the device and proves that it works again. That last step is the verdict: `ok` says nothing about
-//! NEEDS_RESET, which some cases must lead to and others must not; the host side knows which.
+//! `NEEDS_RESET`, which some cases must lead to and others must not; the host side knows which.
 
 mod blk;
 mod function;
@@ -48,6 +48,7 @@ pub fn run(machine: &mut Machine<'_>, name: &str, report: &mut Report) -> Outcom
         let (_, attack) = cases().find(|(case, _)| *case == wanted).ok_or("No such case")?;
         return one(machine, kind, *attack, report);
     }
+    machine.function(kind)?;
     let mut failed = 0;
     for (case, attack) in cases() {
         let mut line = Report::new("case", &format!("{}{case}", name.trim_end_matches("all")));

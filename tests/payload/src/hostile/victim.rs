@@ -23,8 +23,6 @@ pub struct Victim {
     pub kind: DeviceType,
     /// Its registers.
     pub registers: Registers,
-    /// Features agreed on.
-    pub features: u64,
     /// The queue that is attacked.
     pub ring: Ring,
     /// That queue's index.
@@ -50,7 +48,7 @@ impl Victim {
             .collect::<Result<Vec<_>, String>>()?;
         registers.go();
         let ring = rings.swap_remove(usize::from(attacked));
-        Ok(Self { kind, registers, features, ring, queue: attacked, memory: Buffer::new(MEMORY), _others: rings })
+        Ok(Self { kind, registers, ring, queue: attacked, memory: Buffer::new(MEMORY), _others: rings })
     }
 
     /// Writes the device's good request into the start of its memory and returns the chain that says it. The

@@ -136,8 +136,7 @@ fn s5_sleep_type(dsdt: &[u8]) -> Option<u8> {
     // The length takes 1 to 4 bytes, told by the top bits of its first; then comes the number of elements.
     let length_bytes = 1 + usize::from(package.get(1)? >> 6);
     match package.get(1 + length_bytes + 1..)? {
-        [BYTE, value, ..] => Some(*value),
-        [value @ (ZERO | ONE), ..] => Some(*value),
+        [BYTE, value, ..] | [value @ (ZERO | ONE), ..] => Some(*value),
         _ => None,
     }
 }
@@ -186,8 +185,8 @@ mod tests {
             self.0[at..at + bytes.len()].copy_from_slice(bytes);
         }
 
-        fn table(&mut self, at: usize, signature: &[u8; 4], length: u32) {
-            self.put(at, signature);
+        fn table(&mut self, at: usize, signature: [u8; 4], length: u32) {
+            self.put(at, &signature);
             self.put(at + 4, &length.to_le_bytes());
         }
     }
@@ -198,23 +197,23 @@ mod tests {
         memory.put(0x100, b"RSD PTR ");
         memory.put(0x10f, &[2]);
         memory.put(0x118, &0x200_u64.to_le_bytes());
-        memory.table(0x200, b"XSDT", 36 + 24);
+        memory.table(0x200, *b"XSDT", 36 + 24);
         for (index, table) in [0x300_u64, 0x500, 0x600].iter().enumerate() {
             memory.put(0x224 + 8 * index, &table.to_le_bytes());
         }
-        memory.table(0x300, b"FACP", 268);
+        memory.table(0x300, *b"FACP", 268);
         memory.put(0x300 + 112, &((1_u32 << 20) | (1 << 10)).to_le_bytes());
         memory.put(0x300 + 116, &[1, 8, 0, 1, 0x64, 0]);
         memory.put(0x300 + 128, &[0xfe]);
         memory.put(0x300 + 140, &0x800_u64.to_le_bytes());
         memory.put(0x300 + 244, &[0, 8, 0, 1]);
         memory.put(0x300 + 248, &0xfea0_0200_u64.to_le_bytes());
-        memory.table(0x500, b"MCFG", 60);
+        memory.table(0x500, *b"MCFG", 60);
         memory.put(0x500 + 44, &0xe000_0000_u64.to_le_bytes());
-        memory.table(0x600, b"APIC", 44 + 8 + 16);
+        memory.table(0x600, *b"APIC", 44 + 8 + 16);
         memory.put(0x600 + 44, &[0, 8, 0, 3, 1, 0, 0, 0]);
         memory.put(0x600 + 52, &[9, 16, 0, 0, 0x2c, 1, 0, 0, 1, 0, 0, 0]);
-        memory.table(0x800, b"DSDT", 64);
+        memory.table(0x800, *b"DSDT", 64);
         memory.put(0x800 + 40, b"\x08_S5_\x12\x04\x01\x0a\x05");
         memory
     }

@@ -16,10 +16,10 @@ impl<'a> Options<'a> {
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.line
             .split_ascii_whitespace()
+            .rev()
             .filter_map(|word| word.split_once('='))
-            .filter(|(key, value)| *key == name && !value.is_empty())
+            .find(|(key, value)| *key == name && !value.is_empty())
             .map(|(_, value)| value)
-            .last()
     }
 
     /// The value of `name` as a number: decimal, or hexadecimal after `0x`. A value that is none counts as absent.

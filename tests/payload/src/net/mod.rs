@@ -9,6 +9,8 @@ mod echo;
 pub use bench::{receive, round_trip, transmit};
 pub use echo::{answer, echo};
 
+use alloc::format;
+
 use payload_logic::frame::Address;
 
 use crate::report::Report;
@@ -18,8 +20,7 @@ const EVERYBODY: Address = [0xff; 6];
 
 /// Tells the host side that frames may come now.
 fn listening(address: Address) {
-    let [a, b, c, d, e, f] = address;
-    let text = format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+    let text = address.map(|byte| format!("{byte:02x}")).join(":");
     Report::new("event", "listening").text("mac", text).print();
 }
 

@@ -27,7 +27,7 @@ const BUFFER: usize = 4096 + 44;
 const LOCAL_PORT: u32 = 1025;
 
 /// A connection with what it needs to go on.
-pub(self) struct Connection {
+struct Connection {
     manager: VsockConnectionManager<Identity, Kicking, BUFFER>,
     peer: VsockAddr,
     local: u32,
