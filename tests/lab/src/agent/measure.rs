@@ -22,10 +22,11 @@ pub fn measure(text: &str, argv: &[&str]) -> ExitCode {
         }
     };
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
+        let nanoseconds = start.elapsed().as_nanos();
+        let found = line.contains(text).then(|| counters(Path::new(COUNTERS)));
         println!("{line}");
-        if line.contains(text) {
-            let nanoseconds = start.elapsed().as_nanos();
-            println!("MEASURED nanoseconds={nanoseconds}{}", counters(Path::new(COUNTERS)));
+        if let Some(counts) = found {
+            println!("MEASURED nanoseconds={nanoseconds}{counts}");
             let _ended = child.kill().and_then(|()| child.wait());
             return ExitCode::SUCCESS;
         }
