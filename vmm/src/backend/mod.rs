@@ -1,3 +1,12 @@
-//! The host side of devices: it knows no guest address and no descriptor.
+//! The host's side of devices: disks, taps, sockets.
+//!
+//! Everything here is opened by the main thread before the sandbox is entered and used by a reactor thread after it.
+//! A back end knows neither guest addresses nor descriptors: it is given checked pieces of guest RAM.
 
+pub mod disk;
 pub mod entropy;
+pub mod iovecs;
+pub mod tap;
+pub mod vsock_unix;
+
+pub use iovecs::IoVecs;

@@ -27,6 +27,12 @@ pub trait MsiSink: Send + Sync {
     fn signal(&self, address: u64, data: u32) -> std::io::Result<()>;
 }
 
+/// An edge-triggered interrupt line into the IOAPIC.
+pub trait IrqLine: Send + Sync {
+    /// Raises and lowers the line.
+    fn pulse(&self);
+}
+
 /// Turns guest writes to an MMIO address into signals of an eventfd, without an exit to this process.
 pub trait Doorbells: Send + Sync {
     /// From now on a write to `address`, whatever its width and value, signals `fd`.

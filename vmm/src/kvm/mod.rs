@@ -3,8 +3,10 @@
 //! The order of ioctls matters for the time that a start takes: memory slots before any irqchip or ioeventfd.
 
 mod dump;
+mod power_on;
+pub mod probe;
 mod vcpu;
 mod vm;
 
-pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, RunExit, Vcpu, VcpuCounters, install_kick_handler};
+pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, Vcpu, VcpuCounters, VcpuStop, install_kick_handler};
 pub use vm::{KvmError, Vm};

@@ -3,6 +3,7 @@
 //! ```text
 //!              set(Running)           set(Paused)                 set(Stopped)
 //!   Paused ───────────────► Running ──────────────► Paused … any ─────────────► Stopped (the loop returns)
+//!      └── a reset: every vCPU takes its power-on state before it enters again
 //! ```
 //! The main thread moves the [`Gate`]; vCPU threads obey it between two entries into the guest. A signal ends an entry
 //! that lasts: its handler sets `immediate_exit`, so that a signal just before `KVM_RUN` is not lost either.
@@ -15,6 +16,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use kvm_bindings::{CpuId, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::power_on::PowerOn;
 use super::vm::{KvmError, doing, msrs};
 
 /// What vCPU threads are to do.
@@ -30,6 +32,8 @@ pub enum Phase {
 
 struct GateState {
     phase: Phase,
+    /// How many resets there have been.
+    resets: u64,
     /// How many threads are in the run loop and not waiting.
     inside: u32,
 }
@@ -44,7 +48,7 @@ pub struct Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            state: Mutex::new(GateState { phase: Phase::Paused, inside: 0 }),
+            state: Mutex::new(GateState { phase: Phase::Paused, resets: 0, inside: 0 }),
             changed: Condvar::new(),
             threads: Mutex::default(),
         }
@@ -82,6 +86,11 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Has every vCPU start from its power-on state when it runs next. Only while paused.
+    pub fn reset(&self) {
+        self.lock().resets += 1;
+    }
+
     /// The phase that was asked for last.
     pub fn phase(&self) -> Phase {
         self.lock().phase
@@ -102,16 +111,16 @@ impl Gate {
         }
     }
 
-    /// Waits for `Running` (true) or `Stopped` (false).
-    fn enter(&self) -> bool {
+    /// Waits for `Running`, and tells how many resets there were; `None` for `Stopped`.
+    fn enter(&self) -> Option<u64> {
         let mut state = self.lock();
         loop {
             match state.phase {
                 Phase::Running => {
                     state.inside += 1;
-                    return true;
+                    return Some(state.resets);
                 }
-                Phase::Stopped => return false,
+                Phase::Stopped => return None,
                 Phase::Paused => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
@@ -230,11 +239,9 @@ pub struct Failure {
     pub emulation: bool,
 }
 
-/// Why the run loop returned.
+/// Why a vCPU left the guest for good, or until a reset.
 #[derive(Debug)]
-pub enum RunExit {
-    /// The gate was set to `Stopped`.
-    Stopped,
+pub enum VcpuStop {
     /// The guest reset itself by a triple fault.
     TripleFault,
     /// KVM gave up.
@@ -243,13 +250,14 @@ pub enum RunExit {
 
 /// A virtual CPU.
 pub struct Vcpu {
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
     id: u32,
+    power_on: Option<Box<PowerOn>>,
 }
 
 impl Vcpu {
     pub(super) fn new(fd: VcpuFd, id: u32) -> Self {
-        Self { fd, id }
+        Self { fd, id, power_on: None }
     }
 
     /// Number, and APIC id.
@@ -293,29 +301,48 @@ impl Vcpu {
         self.fd.set_lapic(lapic).map_err(doing("set the local APIC"))
     }
 
-    /// Runs the guest as the gate allows, until it stops or fails. Called on the vCPU's own thread.
-    pub fn run(&mut self, gate: &Gate, handler: &dyn ExitHandler, counters: &VcpuCounters) -> RunExit {
+    /// Keeps the present state as the one that a reset goes back to. `boot_msrs` are those of a reset.
+    pub fn keep_power_on_state(&mut self, reset_msrs: Vec<kvm_msr_entry>) -> Result<(), KvmError> {
+        self.power_on = Some(Box::new(PowerOn::of(self, reset_msrs)?));
+        Ok(())
+    }
+
+    /// Runs the guest as the gate allows, until the gate is set to `Stopped`. Called on the vCPU's own thread. When the
+    /// vCPU cannot go on, all of them are held back and `on_stop` is told.
+    pub fn run(&mut self, gate: &Gate, handler: &dyn ExitHandler, counters: &VcpuCounters, on_stop: &dyn Fn(VcpuStop)) {
         let run: *mut kvm_run = self.fd.get_kvm_run();
         // SAFETY: `run` points to this vCPU's mapped kvm_run page; the field is taken by address only.
         let flag = unsafe { &raw mut (*run).immediate_exit };
         IMMEDIATE_EXIT.set(NonNull::new(flag));
         gate.join();
-        let exit = loop {
-            if !gate.enter() {
-                break RunExit::Stopped;
+        let mut seen_resets = 0;
+        while let Some(resets) = gate.enter() {
+            let mut stop = None;
+            if resets != seen_resets {
+                seen_resets = resets;
+                stop = self.power_on_again().err().map(|failure| VcpuStop::Failed(Box::new(failure)));
             }
-            let exit = self.run_until_left(gate, handler, counters);
+            let stop = stop.or_else(|| self.run_until_left(gate, handler, counters));
+            if stop.is_some() {
+                gate.request(Phase::Paused);
+            }
             gate.leave();
-            if let Some(exit) = exit {
-                break exit;
+            if let Some(stop) = stop {
+                on_stop(stop);
             }
-        };
+        }
         IMMEDIATE_EXIT.set(None);
-        exit
+    }
+
+    fn power_on_again(&mut self) -> Result<(), Failure> {
+        let Some(power_on) = self.power_on.take() else { return Ok(()) };
+        let result = power_on.restore(self);
+        self.power_on = Some(power_on);
+        result.map_err(|error| self.failure(format!("The vCPU could not be reset: {error}"), false))
     }
 
     /// Enters the guest again and again; `None` when the gate wants this thread out.
-    fn run_until_left(&mut self, gate: &Gate, handler: &dyn ExitHandler, counters: &VcpuCounters) -> Option<RunExit> {
+    fn run_until_left(&mut self, gate: &Gate, handler: &dyn ExitHandler, counters: &VcpuCounters) -> Option<VcpuStop> {
         loop {
             let result = match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
@@ -343,7 +370,7 @@ impl Vcpu {
                     handler.ioapic_eoi(vector);
                     continue;
                 }
-                Ok(VcpuExit::Shutdown) => return Some(RunExit::TripleFault),
+                Ok(VcpuExit::Shutdown) => return Some(VcpuStop::TripleFault),
                 Ok(VcpuExit::Intr) => Ok(()),
                 Ok(VcpuExit::InternalError) => Err(self.internal_error()),
                 Ok(VcpuExit::FailEntry(reason, cpu)) => Err(self.failure(
@@ -365,7 +392,7 @@ impl Vcpu {
                         return None;
                     }
                 }
-                Err(failure) => return Some(RunExit::Failed(Box::new(failure))),
+                Err(failure) => return Some(VcpuStop::Failed(Box::new(failure))),
             }
         }
     }

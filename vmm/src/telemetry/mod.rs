@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod counters;
+mod stderr_log;
 
 pub use counters::{HISTOGRAM_BUCKETS, QueueCounters, QueueSnapshot};
+pub use stderr_log::log_to_stderr;

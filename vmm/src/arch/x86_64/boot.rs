@@ -11,7 +11,7 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::kernel::{Entry, Loaded};
-use crate::board::map;
+use crate::board::{E820Entry, map};
 use crate::memory::{GuestMemory, OutsideMemory, PAGE_SIZE};
 
 /// `hvm_start_info.magic`.
@@ -24,17 +24,6 @@ const HEADER_MAGIC: u32 = 0x5372_6448;
 const LOADER_UNDEFINED: u8 = 0xff;
 /// Highest address of an initrd when the image does not say.
 const INITRD_LIMIT: u64 = 0x7fff_ffff;
-
-/// A range of the memory map handed to the kernel (e820 types).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapEntry {
-    /// Guest-physical start.
-    pub start: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// 1 RAM, 2 reserved, 3 ACPI tables.
-    pub kind: u32,
-}
 
 /// An initrd in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +44,7 @@ pub struct BootInfo<'a> {
     /// The initrd, when there is one.
     pub initrd: Option<Initrd>,
     /// The memory map.
-    pub memory_map: &'a [MapEntry],
+    pub memory_map: &'a [E820Entry],
     /// Guest-physical address of the RSDP.
     pub rsdp: u64,
 }
@@ -137,7 +126,7 @@ fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boot
     }
     params.acpi_rsdp_addr = info.rsdp;
     for (to, from) in params.e820_table.iter_mut().zip(info.memory_map) {
-        *to = boot_e820_entry { addr: from.start, size: from.len, r#type: from.kind };
+        *to = boot_e820_entry { addr: from.range.start, size: from.range.size_bytes, r#type: from.kind as u32 };
     }
     params.e820_entries = info.memory_map.len().min(params.e820_table.len()) as u8;
     let params = BootParams::new(&params, GuestAddress(map::ZERO_PAGE));
@@ -150,7 +139,12 @@ fn write_start_info(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boo
     let entries: Vec<_> = info
         .memory_map
         .iter()
-        .map(|e| hvm_memmap_table_entry { addr: e.start, size: e.len, type_: e.kind, reserved: 0 })
+        .map(|e| hvm_memmap_table_entry {
+            addr: e.range.start,
+            size: e.range.size_bytes,
+            type_: e.kind as u32,
+            reserved: 0,
+        })
         .collect();
     let start = hvm_start_info {
         magic: PVH_MAGIC,

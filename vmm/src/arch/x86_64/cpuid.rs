@@ -52,6 +52,12 @@ fn bits(count: u32) -> u32 {
     u32::BITS - count.max(1).saturating_sub(1).leading_zeros()
 }
 
+/// Bits of a guest-physical address (leaf 0x80000008); 36 when the leaf is not there.
+pub fn address_bits(supported: &CpuId) -> u8 {
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+    leaf.map_or(36, |entry| entry.eax as u8)
+}
+
 /// CPUID of one vCPU. `supported` is KVM's list.
 pub fn for_vcpu(supported: &CpuId, topology: Topology, index: u32, tsc_deadline: bool) -> CpuId {
     let apic_id = topology.apic_id(index);

@@ -10,6 +10,7 @@ use super::{Entry, entries, equal, request};
 pub(in crate::sandbox) const IO: &[Entry] = entries! {
     SYS_epoll_wait => "waits for the next event"
     SYS_epoll_pwait => "waits for the next event"
+    SYS_poll => "a paused thread sleeps until a command comes"
     SYS_preadv => "disk reads"
     SYS_pwritev => "disk writes"
     SYS_preadv2 => "disk reads that may not wait"

@@ -1,0 +1,68 @@
+//! The ends of the guest: power off, reset, idle.
+
+use payload_logic::acpi::{Acpi, Register};
+
+use crate::port::{outb, outw};
+use crate::{mmio, paging, ring0};
+
+/// What to do when the command is done (`after=`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum After {
+    /// ACPI S5; reset where there is none.
+    Off,
+    /// ACPI's reset register, else the keyboard controller, else a triple fault.
+    Reset,
+    /// Spin for ever.
+    Idle,
+}
+
+impl After {
+    /// Reads the option's value; power off is what most want.
+    pub fn from_option(text: Option<&str>) -> Self {
+        match text {
+            Some("reset") => Self::Reset,
+            Some("idle") => Self::Idle,
+            _ => Self::Off,
+        }
+    }
+}
+
+fn write(register: Register, value: u16, wide: bool) {
+    match register {
+        Register::Port(port) if wide => outw(port, value),
+        Register::Port(port) => outb(port, value as u8),
+        Register::Memory(address) => {
+            paging::map(address, 2);
+            if wide { mmio::write16(address, value) } else { mmio::write8(address, value as u8) }
+        }
+    }
+}
+
+/// Ends the guest. What one way does not do, the next one does.
+pub fn end(after: After, acpi: &Acpi) -> ! {
+    if after == After::Off
+        && let Some(off) = acpi.power_off
+    {
+        write(off.register, off.value, off.wide);
+        settle();
+    }
+    if after != After::Idle {
+        if let Some((register, value)) = acpi.reset {
+            write(register, u16::from(value), false);
+            settle();
+        }
+        outb(0x64, 0xfe);
+        settle();
+        ring0::triple_fault();
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// A VMM may act on another thread: gives it a moment before the next way is tried.
+fn settle() {
+    for _ in 0..20_000_000 {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,86 @@
+//! The devices a VM can have: one row each. Adding a device is a folder and a row here.
+//!
+//! Runs on the main thread, before the sandbox: a row opens what its device needs.
+
+use std::os::fd::OwnedFd;
+
+use super::balloon::{Balloon, BalloonOptions};
+use super::net::Net;
+use crate::backend::tap::Tap;
+use crate::config::{HugePages, MacAddress, NetPlan, Plan, TapSource};
+use crate::machine::{Handles, OpenError};
+use crate::memory::PAGE_SIZE;
+use crate::sandbox::FdStore;
+use crate::virtio::{Device, HostError};
+
+/// What a row may use to make its devices.
+pub struct Opener<'a> {
+    /// What the user asked for.
+    pub plan: &'a Plan,
+    /// Files that were passed by name.
+    pub fds: &'a mut FdStore,
+    /// Where a device leaves what the control socket needs of it later.
+    pub handles: &'a mut Handles,
+}
+
+impl Opener<'_> {
+    /// The file that was passed as `name`, for the option `option`.
+    pub fn passed(&mut self, option: &str, name: &crate::config::FdName) -> Result<OwnedFd, OpenError> {
+        crate::machine::passed(self.fds, option, name)
+    }
+}
+
+/// Makes all devices of one kind that the plan asks for.
+pub type Row = fn(&mut Opener<'_>) -> Devices;
+
+type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
+
+/// One row a device, in the order of PCI slots.
+pub const ROWS: [(&str, Row); 4] = [("block", super::block::attach), ("net", net), ("rng", rng), ("balloon", balloon)];
+
+/// One device that may fail for lack of host resources.
+fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
+    match device {
+        Ok(device) => Ok(vec![Box::new(device)]),
+        Err(error) => Err(OpenError::host(&error)),
+    }
+}
+
+fn rng(opener: &mut Opener<'_>) -> Devices {
+    if opener.plan.rng { one(super::rng::Rng::new("rng0")) } else { Ok(Vec::new()) }
+}
+
+fn net(opener: &mut Opener<'_>) -> Devices {
+    let plans = opener.plan.nets.clone();
+    plans.iter().map(|plan| net_device(opener, plan)).collect()
+}
+
+fn net_device(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Box<dyn Device>, OpenError> {
+    let pairs = plan.queues.get();
+    let (value, tap) = match &plan.tap {
+        TapSource::Name(name) => (format!("tap={name}"), Tap::open(name.as_str(), pairs)),
+        TapSource::Fds(names) => {
+            let fds = names.iter().map(|name| opener.passed("--net", name)).collect::<Result<_, _>>()?;
+            let value = names.iter().map(|name| format!("fd:{name}")).collect::<Vec<_>>().join(",");
+            (value.clone(), Tap::from_fds(&value, fds))
+        }
+    };
+    let tap = tap.map_err(|error| OpenError::new("--net", value, error.to_string()))?;
+    Ok(Box::new(Net::new(plan.id.to_string(), plan.mac.map(MacAddress::octets), tap)))
+}
+
+fn balloon(opener: &mut Opener<'_>) -> Devices {
+    let Some(plan) = opener.plan.balloon else { return Ok(Vec::new()) };
+    let page_bytes = match opener.plan.memory.hugepages {
+        HugePages::None => PAGE_SIZE,
+        HugePages::Size2M => 2 << 20,
+        HugePages::Size1G => 1 << 30,
+    };
+    let options =
+        BalloonOptions { page_bytes, deflate_on_oom: plan.deflate_on_oom, page_reporting: plan.free_page_reporting };
+    let device = Balloon::new("balloon0", options).map_err(|error| OpenError::host(&error))?;
+    let handle = device.handle();
+    handle.set_target_bytes(plan.size_bytes);
+    opener.handles.balloon = Some(handle);
+    Ok(vec![Box::new(device)])
+}

@@ -1,0 +1,313 @@
+//! From opened files to a VM that could run: memory, KVM, buses, devices, boot data, vCPUs.
+//!
+//! Main thread. The order is KVM's: memory slots before the irqchip, both before any ioeventfd.
+
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::CpuId;
+
+use super::events::EventSink;
+use super::exits::Buses;
+use super::open::{Handles, OpenError, Opened, Stream};
+use super::output::{FileSink, NoSink};
+use crate::arch::x86_64::boot::{self, BootError, BootInfo};
+use crate::arch::x86_64::cpuid::{self, Topology};
+use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
+use crate::arch::x86_64::{msr, registers};
+use crate::board::acpi::{self, AcpiRoom, Described};
+use crate::board::{Layout, LayoutError, NodeShape, map};
+use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
+use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
+use crate::config::{Endpoint, HugePages, Plan};
+use crate::devices::console::ConsoleSink;
+use crate::devices::legacy::SignalSink;
+use crate::devices::legacy::i8042::I8042;
+use crate::devices::legacy::ioapic::{IoApic, IoApicLine};
+use crate::devices::legacy::power::{Events, Power};
+use crate::devices::legacy::pvpanic::PvPanic;
+use crate::devices::legacy::rtc::Rtc;
+use crate::devices::legacy::serial::Serial;
+use crate::devices::registry::{Opener, ROWS};
+use crate::kvm::{Gate, KvmError, Vcpu, VcpuCounters, Vm};
+use crate::memory::{Backing, GuestMemory, MemoryError, Pages};
+use crate::reactor::Reactor;
+use crate::sandbox::FdStore;
+use crate::virtio::pci::{BAR_SIZE, VirtioPci, Wiring};
+use crate::virtio::{Device, HostError, WorkerHost};
+
+/// A machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Something named by the plan could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// No guest memory.
+    #[error("--memory")]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error("The VM could not be made")]
+    Kvm(#[from] KvmError),
+    /// The kernel cannot be booted.
+    #[error("--kernel {path}")]
+    Kernel {
+        /// The image.
+        path: String,
+        /// Why.
+        source: KernelError,
+    },
+    /// The initrd or boot data do not fit.
+    #[error("--initrd")]
+    Boot(#[from] BootError),
+    /// The machine does not fit into the address space.
+    #[error("--memory")]
+    Layout(#[from] LayoutError),
+    /// More tables than room: a mistake of ours.
+    #[error("The board is inconsistent")]
+    Acpi(#[from] AcpiRoom),
+    /// Two devices claim an address: a mistake of ours.
+    #[error("The board is inconsistent")]
+    Bus(#[from] BusOverlap),
+    /// The host lacks something.
+    #[error("The host has not enough resources")]
+    Host(#[from] HostError),
+}
+
+/// A VM with its devices, before its threads run.
+pub struct Machine {
+    pub(super) vm: Arc<Vm>,
+    pub(super) memory: GuestMemory,
+    pub(super) buses: Arc<Buses>,
+    pub(super) vcpus: Vec<(Vcpu, Arc<VcpuCounters>)>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) events: Arc<EventSink>,
+    pub(super) workers: Arc<LateReactor>,
+    pub(super) serial: Serial,
+    pub(super) serial_stream: Stream,
+    pub(super) io_threads: usize,
+    pub(super) handles: Handles,
+    pub(super) ged: Events,
+}
+
+/// The reactor's place: its threads start after the sandbox is entered, the transports that use it exist before.
+#[derive(Default)]
+pub struct LateReactor(std::sync::OnceLock<Reactor>);
+
+impl LateReactor {
+    pub(super) fn set(&self, reactor: Reactor) {
+        // Set once, by the main loop's start.
+        let _ = self.0.set(reactor);
+    }
+
+    pub(super) fn get(&self) -> Option<&Reactor> {
+        self.0.get()
+    }
+}
+
+impl WorkerHost for LateReactor {
+    fn start(
+        &self,
+        workers: Vec<Box<dyn crate::virtio::Worker>>,
+        on_error: Arc<dyn Fn(crate::virtio::WorkerError) + Send + Sync>,
+    ) -> crate::virtio::WorkerGroup {
+        match self.0.get() {
+            Some(reactor) => reactor.start(workers, on_error),
+            None => crate::virtio::WorkerGroup(u64::MAX),
+        }
+    }
+
+    fn stop(&self, group: crate::virtio::WorkerGroup) {
+        if let Some(reactor) = self.0.get() {
+            reactor.stop(group);
+        }
+    }
+}
+
+fn backing(plan: &Plan) -> Backing {
+    let pages = match plan.memory.hugepages {
+        HugePages::None => Pages::Small,
+        HugePages::Size2M => Pages::Huge2M,
+        HugePages::Size1G => Pages::Huge1G,
+    };
+    Backing { pages, shared: plan.memory.shared, prefault: plan.memory.prefault }
+}
+
+fn topology(plan: &Plan) -> Topology {
+    let asked = plan.cpus.topology;
+    Topology { sockets: asked.sockets.into(), cores: asked.cores.into(), threads: asked.threads.into() }
+}
+
+/// Where everything of the machine is.
+fn lay_out(plan: &Plan, address_bits: u8) -> Result<Layout, LayoutError> {
+    let topology = topology(plan);
+    let apic_ids = (0..plan.cpus.count.into()).map(|index| topology.apic_id(index)).collect();
+    let nodes = plan.memory.numa.iter().map(|node| NodeShape {
+        size_bytes: node.size_bytes,
+        first_cpu: node.cpus.first,
+        last_cpu: node.cpus.last,
+        distances: node.distances.clone(),
+    });
+    Layout::new(plan.memory.size_bytes, apic_ids, nodes.collect(), address_bits)
+}
+
+/// Firmware tables, for a guest that looks for them and for boot protocols that pass them on.
+fn write_tables(memory: &GuestMemory, layout: &Layout, plan: &Plan) -> Result<u64, BuildError> {
+    let described = Described { serial: plan.serial != Endpoint::Off, rtc: true };
+    let tables = acpi::build(layout, described)?;
+    let room = memory.slice(tables.address, tables.bytes.len() as u64).map_err(BootError::from)?;
+    room.write(0, &tables.bytes);
+    Ok(tables.rsdp_address)
+}
+
+impl Machine {
+    /// Builds the machine that `plan` describes from what was opened for it.
+    pub fn build(plan: &Plan, mut opened: Opened, fds: &mut FdStore) -> Result<Self, BuildError> {
+        let vm = Arc::new(Vm::new(opened.kvm)?);
+        let supported = vm.supported_cpuid()?;
+        let layout = lay_out(plan, cpuid::address_bits(&supported))?;
+        let ranges: Vec<_> = layout.ram.iter().map(|range| (range.start, range.size_bytes)).collect();
+        let memory = GuestMemory::map(&ranges, backing(plan))?;
+        vm.set_memory(&memory)?;
+        vm.create_irqchip()?;
+        let path = plan.boot.kernel.to_string();
+        let kernel = kernel::load(&memory, &mut opened.kernel, Protocol::Auto)
+            .map_err(|source| BuildError::Kernel { path, source })?;
+        let low_end = ranges.first().map_or(0, |(_, len)| *len);
+        let initrd = match &mut opened.initrd {
+            Some(file) => Some(boot::load_initrd(&memory, file, &kernel, low_end)?),
+            None => None,
+        };
+        let entry = kernel.entry;
+        let info = BootInfo {
+            kernel: &kernel,
+            command_line: plan.boot.cmdline.as_str(),
+            initrd,
+            memory_map: &layout.e820(),
+            rsdp: write_tables(&memory, &layout, plan)?,
+        };
+        boot::write(&memory, &info)?;
+
+        let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
+        let sink = serial_sink(&opened.serial)?;
+        let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
+        let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)));
+        let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
+        let mut handles = Handles::default();
+        let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
+        let io_threads = devices.iter().map(|d| d.queue_sizes().len()).max().unwrap_or(1).clamp(1, 1);
+        let workers = Arc::new(LateReactor::default());
+        let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
+        let pci = Arc::new(pci_bus(devices, &wiring)?);
+        let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
+        let buses = Arc::new(wire(pci, legacy, &events)?);
+        let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
+        Ok(Self {
+            vm,
+            memory,
+            buses,
+            vcpus,
+            gate: Arc::default(),
+            events,
+            workers,
+            serial,
+            serial_stream: opened.serial,
+            io_threads,
+            handles,
+            ged,
+        })
+    }
+}
+
+fn open_devices(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenError> {
+    let mut devices = Vec::new();
+    for (_, open) in ROWS {
+        devices.extend(open(opener)?);
+    }
+    Ok(devices)
+}
+
+fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
+    let doubled = |result: std::io::Result<std::os::fd::OwnedFd>| {
+        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate the serial output", e))
+    };
+    Ok(match stream {
+        Stream::Off | Stream::Listener(_) => Arc::new(NoSink),
+        Stream::Stdio => {
+            use std::os::fd::AsFd as _;
+            Arc::new(FileSink::new(doubled(std::io::stdout().as_fd().try_clone_to_owned())?))
+        }
+        Stream::Fd { file, .. } => Arc::new(FileSink::new(doubled(file.try_clone().map(Into::into))?)),
+    })
+}
+
+/// Puts the devices behind the root complex, from slot 1 on, their BARs side by side.
+fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, BuildError> {
+    let mut root = PciRoot::default();
+    for (device, slot) in devices.into_iter().zip(1_u8..) {
+        let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
+        let function = VirtioPci::new(device, wiring.clone(), bar)?;
+        root.insert(slot, Arc::new(Mutex::new(function))).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
+    }
+    Ok(root)
+}
+
+/// The devices that are not on PCI.
+struct Legacy {
+    io_apic: Arc<Mutex<IoApic>>,
+    serial: Serial,
+    ged: Events,
+}
+
+/// The host's wall clock, for the RTC.
+fn wall_clock() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn wire(pci: Arc<PciRoot>, legacy: Legacy, events: &Arc<EventSink>) -> Result<Buses, BusOverlap> {
+    fn shared(device: impl BusDevice + 'static) -> SharedDevice {
+        Arc::new(Mutex::new(device))
+    }
+    let events = events.clone();
+    let signals: SignalSink = Arc::new(move |signal| events.send(signal.into()));
+    let Legacy { io_apic, serial, ged } = legacy;
+    let ports_of = [
+        (map::COM1_PORT, map::COM1_LEN, shared(serial)),
+        (map::I8042_PORT, map::I8042_LEN, shared(I8042::new(signals.clone()))),
+        (map::RTC_PORT, map::RTC_LEN, shared(Rtc::new(Box::new(wall_clock)))),
+        (map::PVPANIC_PORT, 1, shared(PvPanic::new(signals.clone()))),
+        (map::POWER_PORT, map::POWER_LEN, shared(Power::new(ged, signals))),
+        (map::PCI_CONFIG_PORT, map::PCI_CONFIG_LEN, shared(ConfigPorts(pci.clone()))),
+    ];
+    let mut ports = Bus::default();
+    for (start, len, device) in ports_of {
+        ports.insert(start.into(), len.into(), device)?;
+    }
+    let mut mmio = Bus::default();
+    mmio.insert(map::ECAM_START, map::ECAM_LEN, shared(Ecam(pci.clone())))?;
+    mmio.insert(map::IOAPIC_START, map::IOAPIC_LEN, io_apic)?;
+    Ok(Buses { ports, mmio, pci })
+}
+
+fn make_vcpus(
+    vm: &Arc<Vm>,
+    apic_ids: &[u32],
+    topology: Topology,
+    entry: Entry,
+    supported: &CpuId,
+) -> Result<Vec<(Vcpu, Arc<VcpuCounters>)>, KvmError> {
+    let listed = vm.msr_indices()?;
+    let boot_msrs = msr::boot(&listed);
+    (0..)
+        .zip(apic_ids)
+        .map(|(index, apic_id)| {
+            let mut vcpu = vm.create_vcpu(*apic_id)?;
+            vcpu.set_cpuid(&cpuid::for_vcpu(supported, topology, index, vm.has_tsc_deadline()))?;
+            vcpu.set_msrs(&boot_msrs)?;
+            if index == 0 {
+                vcpu.set_sregs(&registers::special(entry, &vcpu.sregs()?))?;
+                vcpu.set_regs(&registers::general(entry))?;
+            }
+            vcpu.keep_power_on_state(msr::reset(&listed))?;
+            Ok((vcpu, Arc::default()))
+        })
+        .collect()
+}

@@ -1,0 +1,130 @@
+//! The main thread once the machine is built: sandbox, threads, and then events until the guest ends.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::build::Machine;
+use super::events::MachineEvent;
+use crate::kvm::{self, Failure, Phase, VcpuStop};
+use crate::reactor::Reactor;
+use crate::sandbox::{self, Role};
+use crate::virtio::HostError;
+
+/// How a guest ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It switched itself off.
+    PowerOff,
+    /// It reset itself, and no reboot was asked for.
+    Reset,
+    /// Its kernel panicked.
+    Panicked,
+    /// KVM gave up on it.
+    Failed(Box<Failure>),
+}
+
+/// The machine could not be started or watched.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The sandbox could not be entered.
+    #[error("The sandbox could not be entered; --no-sandbox runs without it")]
+    Sandbox(#[from] sandbox::ProcessError),
+    /// I/O threads could not be started.
+    #[error("The I/O threads could not be started")]
+    Reactor(#[from] crate::reactor::ReactorError),
+    /// Anything else of the host.
+    #[error("The machine could not be run")]
+    Host(#[from] HostError),
+}
+
+fn host(what: &'static str) -> impl Fn(std::io::Error) -> HostError {
+    move |source| HostError::new(what, source)
+}
+
+/// Enters a thread's filter, or does nothing when the user asked for no sandbox. A thread that cannot must not go on.
+fn enter(role: Role, sandboxed: bool) {
+    if sandboxed && let Err(error) = sandbox::enter_thread(role) {
+        log::error!("A thread could not enter its sandbox, so the process ends: {error}");
+        std::process::exit(1);
+    }
+}
+
+impl Machine {
+    /// Runs the guest until it ends. `sandboxed`: give up all rights first.
+    pub fn run(mut self, sandboxed: bool) -> Result<Outcome, RunError> {
+        kvm::install_kick_handler().map_err(host("Could not install a signal handler"))?;
+        let epoll = Epoll::new().map_err(host("Could not make an epoll set"))?;
+        let watch = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, self.events.fd(), watch).map_err(host("Could not watch for events"))?;
+        if sandboxed {
+            sandbox::enter_process()?;
+        } else {
+            log::warn!("Running without a sandbox: a guest that breaks out has this process's rights");
+        }
+        let entrance: crate::reactor::Entrance = Arc::new(move || enter(Role::Io, sandboxed));
+        self.workers.set(Reactor::new(self.io_threads, &entrance)?);
+        let threads = self.start_vcpus(sandboxed)?;
+        enter(Role::Main, sandboxed);
+        if sandboxed {
+            log::info!("Sandbox entered");
+        }
+        self.gate.set(Phase::Running);
+        let outcome = self.watch(&epoll);
+        self.gate.set(Phase::Stopped);
+        for thread in threads {
+            // A panic of a vCPU thread has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+        Ok(outcome)
+    }
+
+    fn start_vcpus(&mut self, sandboxed: bool) -> Result<Vec<JoinHandle<()>>, HostError> {
+        let (entered, all_entered) = std::sync::mpsc::channel();
+        let mut threads = Vec::new();
+        for (mut vcpu, counters) in self.vcpus.drain(..) {
+            let (gate, buses, events) = (self.gate.clone(), self.buses.clone(), self.events.clone());
+            let entered = entered.clone();
+            let body = move || {
+                enter(Role::Vcpu, sandboxed);
+                // The receiver waits for all of us; it is gone only when another thread could not be started.
+                let _ = entered.send(());
+                drop(entered);
+                vcpu.run(&gate, buses.as_ref(), &counters, &|stop| match stop {
+                    VcpuStop::TripleFault => events.send(MachineEvent::Reset),
+                    VcpuStop::Failed(failure) => events.send(MachineEvent::Failed(failure)),
+                });
+            };
+            let name = format!("vcpu{}", threads.len());
+            let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(body);
+            threads.push(thread.map_err(host("Could not start a vCPU thread"))?);
+        }
+        drop(entered);
+        for _ in &threads {
+            let gone = |_| HostError::new("A vCPU thread ended at once", std::io::ErrorKind::BrokenPipe.into());
+            all_entered.recv().map_err(gone)?;
+        }
+        Ok(threads)
+    }
+
+    fn watch(&self, epoll: &Epoll) -> Outcome {
+        let mut events = [EpollEvent::default(); 8];
+        loop {
+            if let Err(error) = epoll.wait(-1, &mut events)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                log::error!("The main thread cannot wait for events: {error}");
+            }
+            while let Some(event) = self.events.take() {
+                match event {
+                    MachineEvent::PowerOff => return Outcome::PowerOff,
+                    MachineEvent::Reset => return Outcome::Reset,
+                    MachineEvent::Panicked => return Outcome::Panicked,
+                    MachineEvent::CrashLoaded => log::warn!("The guest's kernel crashed and loads another"),
+                    MachineEvent::Failed(failure) => return Outcome::Failed(failure),
+                }
+            }
+        }
+    }
+}
