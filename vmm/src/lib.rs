@@ -10,6 +10,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ctl;
 pub mod devices;
 pub mod kvm;
 pub mod machine;

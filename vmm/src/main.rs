@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use quantix_vmm::check;
 use quantix_vmm::cli::{self, Invocation};
 use quantix_vmm::config::{FdGrant, Plan};
+use quantix_vmm::ctl;
 use quantix_vmm::machine::{Machine, Opened, Outcome};
 use quantix_vmm::sandbox::FdStore;
 
@@ -21,7 +22,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Check { format }) => check(format),
-        Ok(Invocation::Ctl { .. }) => refuse("this command is not merged"),
+        Ok(Invocation::Ctl(args)) => ctl::run(&args).unwrap_or_else(|error| {
+            eprintln!("quantix-vmm: {}", chain(&error));
+            ExitCode::from(FAILED)
+        }),
         Err(error) => refuse(error),
     }
 }
