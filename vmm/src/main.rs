@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use quantix_vmm::check;
 use quantix_vmm::cli::{self, Invocation};
 use quantix_vmm::config::{FdGrant, Plan};
+use quantix_vmm::ctl;
 use quantix_vmm::machine::{Machine, Opened, Outcome};
 use quantix_vmm::sandbox::FdStore;
 
@@ -19,8 +21,20 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Check | Invocation::Ctl { .. }) => refuse("this command is not merged"),
+        Ok(Invocation::Check { format }) => check(format),
+        Ok(Invocation::Ctl(args)) => ctl::run(&args).unwrap_or_else(|error| {
+            eprintln!("quantix-vmm: {}", chain(&error));
+            ExitCode::from(FAILED)
+        }),
         Err(error) => refuse(error),
+    }
+}
+
+fn check(format: check::Format) -> ExitCode {
+    match check::run(format, &mut std::io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => refuse(format!("Cannot write the report: {error}")),
     }
 }
 

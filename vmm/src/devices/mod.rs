@@ -11,6 +11,7 @@ pub mod net;
 pub mod registry;
 pub mod rng;
 mod stepped;
+pub mod vsock;
 
 use config_space::{ConfigSignal, read_config};
 use stepped::{Step, SteppedQueue};

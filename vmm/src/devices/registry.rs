@@ -4,8 +4,12 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::config::Plan;
+use super::balloon::{Balloon, BalloonOptions};
+use super::net::Net;
+use crate::backend::tap::Tap;
+use crate::config::{HugePages, MacAddress, NetPlan, Plan, TapSource};
 use crate::machine::{Handles, OpenError};
+use crate::memory::PAGE_SIZE;
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -26,10 +30,13 @@ impl Opener<'_> {
     }
 }
 
+/// Makes all devices of one kind that the plan asks for.
+pub type Row = fn(&mut Opener<'_>) -> Devices;
+
 type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
 
 /// One row a device, in the order of PCI slots.
-pub const ROWS: [(&str, fn(&mut Opener<'_>) -> Devices); 2] = [("block", super::block::attach), ("rng", rng)];
+pub const ROWS: [(&str, Row); 4] = [("block", super::block::attach), ("net", net), ("rng", rng), ("balloon", balloon)];
 
 /// One device that may fail for lack of host resources.
 fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
@@ -41,4 +48,39 @@ fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
 
 fn rng(opener: &mut Opener<'_>) -> Devices {
     if opener.plan.rng { one(super::rng::Rng::new("rng0")) } else { Ok(Vec::new()) }
+}
+
+fn net(opener: &mut Opener<'_>) -> Devices {
+    let plans = opener.plan.nets.clone();
+    plans.iter().map(|plan| net_device(opener, plan)).collect()
+}
+
+fn net_device(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Box<dyn Device>, OpenError> {
+    let pairs = plan.queues.get();
+    let (value, tap) = match &plan.tap {
+        TapSource::Name(name) => (format!("tap={name}"), Tap::open(name.as_str(), pairs)),
+        TapSource::Fds(names) => {
+            let fds = names.iter().map(|name| opener.passed("--net", name)).collect::<Result<_, _>>()?;
+            let value = names.iter().map(|name| format!("fd:{name}")).collect::<Vec<_>>().join(",");
+            (value.clone(), Tap::from_fds(&value, fds))
+        }
+    };
+    let tap = tap.map_err(|error| OpenError::new("--net", value, error.to_string()))?;
+    Ok(Box::new(Net::new(plan.id.to_string(), plan.mac.map(MacAddress::octets), tap)))
+}
+
+fn balloon(opener: &mut Opener<'_>) -> Devices {
+    let Some(plan) = opener.plan.balloon else { return Ok(Vec::new()) };
+    let page_bytes = match opener.plan.memory.hugepages {
+        HugePages::None => PAGE_SIZE,
+        HugePages::Size2M => 2 << 20,
+        HugePages::Size1G => 1 << 30,
+    };
+    let options =
+        BalloonOptions { page_bytes, deflate_on_oom: plan.deflate_on_oom, page_reporting: plan.free_page_reporting };
+    let device = Balloon::new("balloon0", options).map_err(|error| OpenError::host(&error))?;
+    let handle = device.handle();
+    handle.set_target_bytes(plan.size_bytes);
+    opener.handles.balloon = Some(handle);
+    Ok(vec![Box::new(device)])
 }

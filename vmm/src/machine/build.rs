@@ -11,15 +11,21 @@ use super::exits::Buses;
 use super::open::{Handles, OpenError, Opened, Stream};
 use super::output::{FileSink, NoSink};
 use crate::arch::x86_64::boot::{self, BootError, BootInfo};
-use crate::arch::x86_64::cpuid;
+use crate::arch::x86_64::cpuid::{self, Topology};
 use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
 use crate::arch::x86_64::{msr, registers};
 use crate::board::acpi::{self, AcpiRoom, Described};
-use crate::board::{CpuIds, Layout, LayoutError, NodeShape, map};
+use crate::board::{Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
-use crate::bus::{Bus, BusOverlap, IrqLine, SharedDevice};
+use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
 use crate::config::{Endpoint, HugePages, Plan};
 use crate::devices::console::ConsoleSink;
+use crate::devices::legacy::SignalSink;
+use crate::devices::legacy::i8042::I8042;
+use crate::devices::legacy::ioapic::{IoApic, IoApicLine};
+use crate::devices::legacy::power::{Events, Power};
+use crate::devices::legacy::pvpanic::PvPanic;
+use crate::devices::legacy::rtc::Rtc;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::registry::{Opener, ROWS};
 use crate::kvm::{Gate, KvmError, Vcpu, VcpuCounters, Vm};
@@ -79,6 +85,7 @@ pub struct Machine {
     pub(super) serial_stream: Stream,
     pub(super) io_threads: usize,
     pub(super) handles: Handles,
+    pub(super) ged: Events,
 }
 
 /// The reactor's place: its threads start after the sandbox is entered, the transports that use it exist before.
@@ -115,13 +122,6 @@ impl WorkerHost for LateReactor {
     }
 }
 
-/// Stands for an IOAPIC pin until the line is wired.
-struct NoLine;
-
-impl IrqLine for NoLine {
-    fn pulse(&self) {}
-}
-
 fn backing(plan: &Plan) -> Backing {
     let pages = match plan.memory.hugepages {
         HugePages::None => Pages::Small,
@@ -131,17 +131,22 @@ fn backing(plan: &Plan) -> Backing {
     Backing { pages, shared: plan.memory.shared, prefault: plan.memory.prefault }
 }
 
+fn topology(plan: &Plan) -> Topology {
+    let asked = plan.cpus.topology;
+    Topology { sockets: asked.sockets.into(), cores: asked.cores.into(), threads: asked.threads.into() }
+}
+
 /// Where everything of the machine is.
 fn lay_out(plan: &Plan, address_bits: u8) -> Result<Layout, LayoutError> {
-    let topology = plan.cpus.topology;
-    let cpus = CpuIds::new(plan.cpus.count, topology.cores, topology.threads);
+    let topology = topology(plan);
+    let apic_ids = (0..plan.cpus.count.into()).map(|index| topology.apic_id(index)).collect();
     let nodes = plan.memory.numa.iter().map(|node| NodeShape {
         size_bytes: node.size_bytes,
         first_cpu: node.cpus.first,
         last_cpu: node.cpus.last,
         distances: node.distances.clone(),
     });
-    Layout::new(plan.memory.size_bytes, cpus, nodes.collect(), address_bits)
+    Layout::new(plan.memory.size_bytes, apic_ids, nodes.collect(), address_bits)
 }
 
 /// Firmware tables, for a guest that looks for them and for boot protocols that pass them on.
@@ -183,15 +188,18 @@ impl Machine {
 
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
         let sink = serial_sink(&opened.serial)?;
-        let serial = Serial::new(sink, Arc::new(NoLine));
+        let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
+        let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)));
+        let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
         let mut handles = Handles::default();
         let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
         let io_threads = devices.iter().map(|d| d.queue_sizes().len()).max().unwrap_or(1).clamp(1, 1);
         let workers = Arc::new(LateReactor::default());
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let pci = Arc::new(pci_bus(devices, &wiring)?);
-        let buses = Arc::new(wire(pci, &serial, &events)?);
-        let vcpus = make_vcpus(&vm, layout.cpus, &supported, entry)?;
+        let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
+        let buses = Arc::new(wire(pci, legacy, &events)?);
+        let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
         Ok(Self {
             vm,
             memory,
@@ -204,6 +212,7 @@ impl Machine {
             serial_stream: opened.serial,
             io_threads,
             handles,
+            ged,
         })
     }
 }
@@ -234,35 +243,64 @@ fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
 fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, BuildError> {
     let mut root = PciRoot::default();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
-        let bar = map::PCI_WINDOW_32_START + u64::from(slot - 1) * BAR_SIZE;
+        let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
         let function = VirtioPci::new(device, wiring.clone(), bar)?;
         root.insert(slot, Arc::new(Mutex::new(function))).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
     Ok(root)
 }
 
-fn wire(pci: Arc<PciRoot>, serial: &Serial, _events: &Arc<EventSink>) -> Result<Buses, BuildError> {
-    let shared = |device| -> SharedDevice { Arc::new(Mutex::new(device)) };
+/// The devices that are not on PCI.
+struct Legacy {
+    io_apic: Arc<Mutex<IoApic>>,
+    serial: Serial,
+    ged: Events,
+}
+
+/// The host's wall clock, for the RTC.
+fn wall_clock() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn wire(pci: Arc<PciRoot>, legacy: Legacy, events: &Arc<EventSink>) -> Result<Buses, BusOverlap> {
+    fn shared(device: impl BusDevice + 'static) -> SharedDevice {
+        Arc::new(Mutex::new(device))
+    }
+    let events = events.clone();
+    let signals: SignalSink = Arc::new(move |signal| events.send(signal.into()));
+    let Legacy { io_apic, serial, ged } = legacy;
+    let ports_of = [
+        (map::COM1_PORT, map::COM1_LEN, shared(serial)),
+        (map::I8042_PORT, map::I8042_LEN, shared(I8042::new(signals.clone()))),
+        (map::RTC_PORT, map::RTC_LEN, shared(Rtc::new(Box::new(wall_clock)))),
+        (map::PVPANIC_PORT, 1, shared(PvPanic::new(signals.clone()))),
+        (map::POWER_PORT, map::POWER_LEN, shared(Power::new(ged, signals))),
+        (map::PCI_CONFIG_PORT, map::PCI_CONFIG_LEN, shared(ConfigPorts(pci.clone()))),
+    ];
     let mut ports = Bus::default();
-    ports.insert(u64::from(map::port::COM1), 8, shared(serial.clone()))?;
-    ports.insert(u64::from(map::port::PCI_ADDRESS), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
+    for (start, len, device) in ports_of {
+        ports.insert(start.into(), len.into(), device)?;
+    }
     let mut mmio = Bus::default();
-    mmio.insert(map::ECAM_START, map::ECAM_SIZE, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
+    mmio.insert(map::ECAM_START, map::ECAM_LEN, shared(Ecam(pci.clone())))?;
+    mmio.insert(map::IOAPIC_START, map::IOAPIC_LEN, io_apic)?;
     Ok(Buses { ports, mmio, pci })
 }
 
 fn make_vcpus(
     vm: &Arc<Vm>,
-    ids: CpuIds,
-    supported: &CpuId,
+    apic_ids: &[u32],
+    topology: Topology,
     entry: Entry,
+    supported: &CpuId,
 ) -> Result<Vec<(Vcpu, Arc<VcpuCounters>)>, KvmError> {
     let listed = vm.msr_indices()?;
     let boot_msrs = msr::boot(&listed);
-    (0..ids.count())
-        .map(|index| {
-            let mut vcpu = vm.create_vcpu(ids.apic_id(index))?;
-            vcpu.set_cpuid(&cpuid::for_vcpu(supported, ids, index, vm.has_tsc_deadline()))?;
+    (0..)
+        .zip(apic_ids)
+        .map(|(index, apic_id)| {
+            let mut vcpu = vm.create_vcpu(*apic_id)?;
+            vcpu.set_cpuid(&cpuid::for_vcpu(supported, topology, index, vm.has_tsc_deadline()))?;
             vcpu.set_msrs(&boot_msrs)?;
             if index == 0 {
                 vcpu.set_sregs(&registers::special(entry, &vcpu.sregs()?))?;

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::config::{Endpoint, FdName, Plan, Source};
+use crate::devices::balloon::BalloonHandle;
 use crate::sandbox::FdStore;
 use crate::virtio::HostError;
 
@@ -48,7 +49,10 @@ fn in_words(error: &io::Error) -> String {
 
 /// Things that devices leave for the control socket when they are made.
 #[derive(Default)]
-pub struct Handles {}
+pub struct Handles {
+    /// The balloon, when there is one.
+    pub balloon: Option<BalloonHandle>,
+}
 
 /// The files of a machine.
 pub struct Opened {
