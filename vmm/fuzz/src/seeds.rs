@@ -134,11 +134,11 @@ fn net() -> Named {
     // Class 4 (queue pairs), command 0 (set), 2 pairs.
     let control =
         [buffer(0x400, &[4, 0, 2, 0]), chain(4, &[readable(0x400, 2), readable(0x402, 2), writable(0x410, 1)])];
-    let host = DriverOp::Host(frame);
+    let host = [DriverOp::Host(frame)];
     vec![
         ("send", [&send[..], &events, &[DriverOp::Pause]].concat()),
         ("segmented", [&segmented[..], &events].concat()),
-        ("receive", [&receive[..], std::slice::from_ref(&host), &events, &[host], &events].concat()),
+        ("receive", [&receive[..], &host, &events, &host, &events].concat()),
         ("control", [&control[..], &events, &[DriverOp::Poll(0), DriverOp::Poll(1), reset(true)]].concat()),
     ]
 }
