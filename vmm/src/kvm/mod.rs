@@ -3,8 +3,8 @@
 //! The order of ioctls matters for the time that a start takes: memory slots before any irqchip or ioeventfd.
 
 mod dump;
-pub mod probe;
 mod power_on;
+pub mod probe;
 mod vcpu;
 mod vm;
 
