@@ -28,7 +28,10 @@ pub enum Invocation {
         fds: Vec<FdGrant>,
     },
     /// Say what this host's KVM can do.
-    Check,
+    Check {
+        /// For people or for scripts.
+        format: crate::check::Format,
+    },
     /// Talk to the control socket of a running guest.
     Ctl(CtlArgs),
     /// Print a text (help, version, completions, a configuration) to stdout and end with status 0.
@@ -64,7 +67,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match cli.action {
         Action::Run(run) => run.invocation(),
         Action::Ctl(args) => Ok(Invocation::Ctl(args)),
-        Action::Check => Ok(Invocation::Check),
+        Action::Check { output } => Ok(Invocation::Check { format: output }),
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "quantix-vmm", &mut script);
@@ -100,8 +103,12 @@ enum Action {
     Run(Box<Run>),
     /// Talk to the control socket of a running guest
     Ctl(CtlArgs),
-    /// Say in words what this host's KVM can do
-    Check,
+    /// Say in words what this host's KVM can do; ends with status 0 when ordinary kernels can run, else 1
+    Check {
+        /// For people or for scripts
+        #[arg(short, long, value_enum, default_value_t)]
+        output: crate::check::Format,
+    },
     /// Print a completion script
     Completions {
         /// Shell to complete in

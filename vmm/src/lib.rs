@@ -6,6 +6,7 @@ pub mod arch;
 pub mod backend;
 pub mod board;
 pub mod bus;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use quantix_vmm::check;
 use quantix_vmm::cli::{self, Invocation};
 use quantix_vmm::config::{FdGrant, Plan};
 use quantix_vmm::ctl;
@@ -24,8 +25,16 @@ fn main() -> ExitCode {
             eprintln!("quantix-vmm: {}", chain(&error));
             ExitCode::from(FAILED)
         }),
-        Ok(Invocation::Check) => refuse("this command is not merged"),
+        Ok(Invocation::Check { format }) => check(format),
         Err(error) => refuse(error),
+    }
+}
+
+fn check(format: check::Format) -> ExitCode {
+    match check::run(format, &mut std::io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => refuse(format!("Cannot write the report: {error}")),
     }
 }
 

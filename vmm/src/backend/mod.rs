@@ -7,5 +7,6 @@ pub mod disk;
 pub mod entropy;
 pub mod iovecs;
 pub mod tap;
+pub mod vsock_unix;
 
 pub use iovecs::IoVecs;

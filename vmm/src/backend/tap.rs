@@ -19,43 +19,27 @@ const HEADER_LEN_SETTING: c_int = 12;
 
 const IFF_FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-/// Why a tap cannot be used. The text names the option and its value.
+/// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// The name cannot be an interface's.
-    #[error("Option --net tap={name}: an interface name has 1 to 15 bytes, without '/' and blanks")]
-    Name {
-        /// The value given.
-        name: String,
-    },
-    /// The interface cannot be attached to.
-    #[error("Option --net tap={name}: {reason}")]
-    Attach {
-        /// The value given.
-        name: String,
-        /// What is wrong, and what to do.
-        reason: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A descriptor that was passed in is no usable tap queue.
-    #[error("Option --net tap={name}: {reason}")]
-    NotATap {
-        /// The value given.
-        name: String,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// The kernel refused a setting that every kernel since 4.0 has.
-    #[error("Option --net tap={name}: could not set {what}")]
-    Setting {
-        /// The value given.
-        name: String,
-        /// Which setting.
-        what: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+#[error("Tap {name}: {reason}")]
+pub struct TapError {
+    /// How the configuration calls it: an interface's name or `fd:NAME`.
+    pub name: String,
+    /// What is wrong, and what to do about it.
+    pub reason: &'static str,
+    /// What the kernel said, where it was asked.
+    pub source: Option<io::Error>,
+}
+
+impl TapError {
+    fn new(name: &str, reason: &'static str) -> Self {
+        Self { name: name.to_owned(), reason, source: None }
+    }
+
+    /// For `map_err`: `name` cannot be used for `reason`, because of what the kernel said.
+    fn because(name: &str, reason: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self { source: Some(source), ..Self::new(name, reason) }
+    }
 }
 
 /// What a guest wants to be given unfinished, or the host can take unfinished (`TUNSETOFFLOAD`).
@@ -110,28 +94,20 @@ impl Tap {
     /// Attaches `pairs` queues to the existing tap `name`.
     pub fn open(name: &str, pairs: u16) -> Result<Self, TapError> {
         let interface = interface_name(name)?;
-        let attach = |reason| move |source| TapError::Attach { name: name.to_owned(), reason, source };
         // TUNSETIFF would make the interface if it were not there: a misspelt name must be an error.
         // SAFETY: `interface` is a NUL-terminated string that outlives the call.
         if unsafe { libc::if_nametoindex(interface.as_ptr()) } == 0 {
-            let source = io::Error::last_os_error();
-            return Err(attach("there is no such network interface (make it with: ip tuntap add NAME mode tap)")(
-                source,
-            ));
+            return Err(TapError::because(name, MISSING)(io::Error::last_os_error()));
         }
         let mut fds = Vec::new();
         for _ in 0..pairs.max(1) {
-            let fd = open_tun().map_err(attach("/dev/net/tun cannot be opened"))?;
+            let fd = open_tun().map_err(TapError::because(name, "/dev/net/tun cannot be opened"))?;
             let result = match attach_queue(&fd, name, pairs > 1) {
                 // A tap made for several queues can be attached to only as such.
                 Err(e) if pairs == 1 && e.raw_os_error() == Some(libc::EINVAL) => attach_queue(&fd, name, true),
                 other => other,
             };
-            result.map_err(|source| TapError::Attach {
-                name: name.to_owned(),
-                reason: attach_reason(&source, pairs),
-                source,
-            })?;
+            result.map_err(|e| TapError::because(name, attach_reason(&e, pairs))(e))?;
             fds.push(fd);
         }
         Self::from_fds(name, fds)
@@ -143,35 +119,17 @@ impl Tap {
         for fd in &fds {
             let found = check_queue(name, fd)?;
             if interface.get_or_insert_with(|| found.clone()) != &found {
-                return Err(TapError::NotATap {
-                    name: name.to_owned(),
-                    reason: "its descriptors belong to different interfaces",
-                });
+                return Err(TapError::new(name, "its descriptors belong to different interfaces"));
             }
         }
-        let Some(interface) = interface else {
-            return Err(TapError::NotATap { name: name.to_owned(), reason: "no descriptor was given" });
-        };
-        let mut tap = Self {
-            name: name.to_owned(),
-            queues: fds.into_iter().map(|fd| TapQueue { fd }).collect(),
-            interface: true,
-            uso: false,
-            mtu: mtu_of(&interface),
-        };
+        let interface = interface.ok_or_else(|| TapError::new(name, "no descriptor was given"))?;
+        let queues = fds.into_iter().map(|fd| TapQueue { fd }).collect();
+        let mut tap = Self { name: name.to_owned(), queues, interface: true, uso: false, mtu: mtu_of(&interface) };
         let uso = Offloads { checksum: true, uso4: true, uso6: true, ..Offloads::default() };
         tap.uso = tap.set_offloads(uso).is_ok();
-        tap.set_offloads(Offloads::default()).map_err(|source| TapError::Setting {
-            name: name.to_owned(),
-            what: "offloads",
-            source,
-        })?;
+        tap.set_offloads(Offloads::default()).map_err(TapError::because(name, "its offloads cannot be set"))?;
         // Until the driver asks for more pairs, the kernel must spread no frames over queues that nobody reads.
-        tap.use_pairs(1).map_err(|source| TapError::Setting {
-            name: name.to_owned(),
-            what: "the number of queues",
-            source,
-        })?;
+        tap.use_pairs(1).map_err(TapError::because(name, "its number of queues cannot be set"))?;
         Ok(tap)
     }
 
@@ -278,8 +236,10 @@ fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+const MISSING: &str = "there is no such network interface; make it with: ip tuntap add NAME mode tap";
+
 fn interface_name(name: &str) -> Result<CString, TapError> {
-    let wrong = || TapError::Name { name: name.to_owned() };
+    let wrong = || TapError::new(name, "an interface name has 1 to 15 bytes, without '/' and blanks");
     let valid = (1..libc::IFNAMSIZ).contains(&name.len())
         && !name.bytes().any(|b| b == b'/' || b == b'%' || b.is_ascii_whitespace());
     if valid { CString::new(name).map_err(|_| wrong()) } else { Err(wrong()) }
@@ -318,34 +278,35 @@ fn attach_queue(fd: &OwnedFd, name: &str, multi: bool) -> io::Result<()> {
 
 fn attach_reason(error: &io::Error, pairs: u16) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "the tap is in use by another process",
-        Some(libc::EPERM) => "no permission: the tap belongs to another user",
+        Some(libc::EBUSY) => "another process uses it; stop that one or choose another tap",
+        Some(libc::EPERM) => "permission denied; it belongs to another user",
         Some(libc::EINVAL) if pairs > 1 => {
-            "not a tap made for several queues (make it with: ip tuntap add NAME mode tap multi_queue)"
+            "it is not a tap made for several queues; make it with: ip tuntap add NAME mode tap multi_queue"
         }
-        Some(libc::EINVAL) => "the interface is not a tap",
-        Some(libc::E2BIG) => "the tap has no free queues left",
-        _ => "the tap cannot be attached to",
+        Some(libc::EINVAL) => "it is not a tap",
+        Some(libc::E2BIG) => "it has no free queues left",
+        _ => "it cannot be attached to",
     }
 }
 
 /// Checks a queue's kind and brings it into the state that we need; returns the interface's name.
 fn check_queue(name: &str, fd: &OwnedFd) -> Result<String, TapError> {
-    let not_a_tap = |reason| TapError::NotATap { name: name.to_owned(), reason };
     let mut request = interface_request("");
     request_ioctl(fd, libc::TUNGETIFF as c_ulong, &mut request)
-        .map_err(|_| not_a_tap("the descriptor is not an attached tap"))?;
+        .map_err(TapError::because(name, "the descriptor is not an attached tap"))?;
     // SAFETY: TUNGETIFF filled the flags member in.
     let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags });
     if flags & IFF_FLAGS != IFF_FLAGS {
-        return Err(not_a_tap("the tap was not attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"));
+        return Err(TapError::new(name, "it was not attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"));
     }
-    let setting = |what| move |source| TapError::Setting { name: name.to_owned(), what, source };
-    set_int(fd, libc::TUNSETVNETHDRSZ as c_ulong, HEADER_LEN_SETTING).map_err(setting("the header length"))?;
-    set_int(fd, libc::TUNSETVNETLE as c_ulong, 1).map_err(setting("the byte order"))?;
+    let setting = |reason| TapError::because(name, reason);
+    set_int(fd, libc::TUNSETVNETHDRSZ as c_ulong, HEADER_LEN_SETTING)
+        .map_err(setting("its header length cannot be set"))?;
+    set_int(fd, libc::TUNSETVNETLE as c_ulong, 1).map_err(setting("its byte order cannot be set"))?;
     let mut on: c_int = 1;
     // SAFETY: FIONBIO reads one int, which `on` is.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) }).map_err(setting("non-blocking mode"))?;
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) })
+        .map_err(setting("it cannot be made non-blocking"))?;
     let bytes = request.ifr_name.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned());
     Ok(String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned())
 }

@@ -2,10 +2,9 @@
 //!
 //! Pure arithmetic, main thread. It must not map anything: `memory/` and `kvm/` do.
 
-use super::cpus::CpuIds;
 use super::map::{
-    ACPI_START, BIOS_END, EBDA_END, EBDA_START, ECAM_SIZE, ECAM_START, GIB, HIGH_RAM_START, KVM_IDENTITY_MAP,
-    KVM_PAGES_END, LOW_RAM_END, MIB, PCI_WINDOW_32_END, PCI_WINDOW_32_START, PCI_WINDOW_64_SIZE,
+    ACPI_START, EBDA_END, EBDA_START, ECAM_LEN, ECAM_START, GIB, HIGH_LOAD, HIGH_RAM_START, KVM_IDENTITY_MAP,
+    KVM_PAGES_END, LOW_RAM_END, MIB, MMIO32_LEN, MMIO32_START, MMIO64_LEN,
 };
 
 /// Why a machine cannot be laid out.
@@ -97,8 +96,8 @@ pub struct E820Entry {
 /// Where everything of one machine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// vCPUs and their APIC ids.
-    pub cpus: CpuIds,
+    /// APIC id of each vCPU.
+    pub apic_ids: Vec<u32>,
     /// RAM, ascending: below the hole, and above 4 GiB if there is more.
     pub ram: Vec<Window>,
     /// RAM by node, ascending; empty without nodes.
@@ -113,7 +112,12 @@ pub struct Layout {
 
 impl Layout {
     /// Lays out `ram_bytes` (a multiple of 4 KiB) for a CPU with `address_bits` bits of physical address.
-    pub fn new(ram_bytes: u64, cpus: CpuIds, nodes: Vec<NodeShape>, address_bits: u8) -> Result<Self, LayoutError> {
+    pub fn new(
+        ram_bytes: u64,
+        apic_ids: Vec<u32>,
+        nodes: Vec<NodeShape>,
+        address_bits: u8,
+    ) -> Result<Self, LayoutError> {
         if ram_bytes < 2 * MIB {
             return Err(LayoutError::TooLittleMemory { size_bytes: ram_bytes });
         }
@@ -124,8 +128,8 @@ impl Layout {
             return Err(LayoutError::TooMuchMemory { end, address_bits });
         }
         let numa_ranges = numa_ranges(&ram, &nodes, ram_bytes)?;
-        let pci_32 = Window { start: PCI_WINDOW_32_START, size_bytes: PCI_WINDOW_32_END - PCI_WINDOW_32_START };
-        Ok(Self { cpus, ram, numa_ranges, nodes, pci_32, pci_64: pci_64(end, limit) })
+        let pci_32 = Window { start: MMIO32_START, size_bytes: MMIO32_LEN };
+        Ok(Self { apic_ids, ram, numa_ranges, nodes, pci_32, pci_64: pci_64(end, limit) })
     }
 
     /// The memory map, ascending and without overlaps.
@@ -136,12 +140,12 @@ impl Layout {
         let mut map = vec![
             entry(0, EBDA_START, Ram),
             entry(EBDA_START, EBDA_END, Reserved),
-            entry(ACPI_START, BIOS_END, Reserved),
+            entry(ACPI_START, HIGH_LOAD, Reserved),
         ];
         let low = |range: &&Window| range.start < HIGH_RAM_START;
-        map.extend(self.ram.iter().filter(low).map(|range| entry(BIOS_END, range.end(), Ram)));
+        map.extend(self.ram.iter().filter(low).map(|range| entry(HIGH_LOAD, range.end(), Ram)));
         // Linux uses ECAM before it reads the DSDT only if the map reserves it.
-        map.push(entry(ECAM_START, ECAM_START + ECAM_SIZE, Reserved));
+        map.push(entry(ECAM_START, ECAM_START + ECAM_LEN, Reserved));
         map.push(entry(KVM_IDENTITY_MAP, KVM_PAGES_END, Reserved));
         map.extend(self.ram.iter().filter(|range| !low(range)).map(|range| entry(range.start, range.end(), Ram)));
         map
@@ -160,7 +164,7 @@ fn ram(size_bytes: u64) -> Vec<Window> {
 /// The window starts at the first GiB after RAM and 4 GiB, and ends where addresses do.
 fn pci_64(ram_end: u64, limit: u64) -> Option<Window> {
     let start = ram_end.max(HIGH_RAM_START).checked_next_multiple_of(GIB)?;
-    let size_bytes = limit.checked_sub(start)?.min(PCI_WINDOW_64_SIZE);
+    let size_bytes = limit.checked_sub(start)?.min(MMIO64_LEN);
     (size_bytes >= GIB).then_some(Window { start, size_bytes })
 }
 
@@ -196,7 +200,7 @@ mod tests {
     use super::*;
 
     fn layout(ram_bytes: u64, address_bits: u8) -> Result<Layout, LayoutError> {
-        Layout::new(ram_bytes, CpuIds::new(1, 1, 1), Vec::new(), address_bits)
+        Layout::new(ram_bytes, vec![0], Vec::new(), address_bits)
     }
 
     fn window(start: u64, size_bytes: u64) -> Window {
@@ -230,7 +234,7 @@ mod tests {
     fn a_node_across_the_hole_has_two_pieces() {
         let node = |size_bytes, cpu| NodeShape { size_bytes, first_cpu: cpu, last_cpu: cpu, distances: vec![10, 20] };
         let nodes = vec![node(2 * GIB, 0), node(4 * GIB, 1)];
-        let layout = Layout::new(6 * GIB, CpuIds::new(2, 2, 1), nodes, 46).unwrap();
+        let layout = Layout::new(6 * GIB, vec![0, 1], nodes, 46).unwrap();
         let wanted = [
             NumaRange { node: 0, range: window(0, 2 * GIB) },
             NumaRange { node: 1, range: window(2 * GIB, GIB) },
@@ -246,7 +250,7 @@ mod tests {
             let map = layout.e820();
             prop_assert!(map.windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start));
             let ram: u64 = map.iter().filter(|e| e.kind == E820Kind::Ram).map(|e| e.range.size_bytes).sum();
-            prop_assert_eq!(ram, pages * 4096 - (BIOS_END - EBDA_START));
+            prop_assert_eq!(ram, pages * 4096 - (HIGH_LOAD - EBDA_START));
             let window = layout.pci_64.unwrap();
             prop_assert!(map.last().unwrap().range.end() <= window.start || map.last().unwrap().range.end() <= 4 * GIB);
         }

@@ -9,9 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
-pub mod cpus;
 pub mod layout;
 pub mod map;
 
-pub use cpus::CpuIds;
 pub use layout::{E820Entry, E820Kind, Layout, LayoutError, NodeShape, NumaRange, Window};

@@ -18,13 +18,19 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error about the whole of an option (`--memory 12Q`). An empty `value` is left out of the text.
     pub fn new(option: &'static str, value: impl fmt::Display, reason: impl fmt::Display) -> Self {
-        Self { option, item: None, key: None, value: printable(&value.to_string()), reason: reason.to_string() }
+        Self {
+            option,
+            item: None,
+            key: None,
+            value: printable(&value.to_string(), VALUE),
+            reason: printable(&reason.to_string(), REASON),
+        }
     }
 
     /// The error is about one key inside the option (`--disk queues=99`).
     #[must_use]
     pub fn at_key(mut self, key: &str) -> Self {
-        self.key = Some(printable(key));
+        self.key = Some(printable(key, VALUE));
         self
     }
 
@@ -62,14 +68,16 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The longest piece of a refused value that is worth repeating.
-const SHOWN: usize = 200;
+/// The longest piece of a refused value that is worth repeating, in characters.
+const VALUE: usize = 200;
+/// The longest reason, in characters: some repeat a piece of the value.
+const REASON: usize = 600;
 
 /// Control characters escaped and overlong text cut, so that the message stays one readable line.
-fn printable(text: &str) -> String {
+fn printable(text: &str, longest: usize) -> String {
     let mut shown = String::new();
     for (count, character) in text.chars().enumerate() {
-        if count == SHOWN {
+        if count == longest {
             shown.push('…');
             break;
         }

@@ -198,6 +198,10 @@ fn options_are_refused_with_one_line() {
             "--disk cache: unknown key; use path, id, readonly, format, direct, queues, iops, bps or serial",
         ),
         (disk("path=a,path=b").err(), "--disk path=a,path=b: 'path' is given twice; keep one"),
+        (
+            memory("1\n", &mut MemoryConfig::default()).err(),
+            "--memory 1\\n: unknown size suffix '\\n'; use K, M, G or T",
+        ),
         (disk("path=a,").err(), "--disk path=a,: there is an empty piece; write KEY=VALUE between commas"),
         (disk("path").err(), "--disk path: it needs a value; write path=…"),
         (disk("path=a,readonly=yes").err(), "--disk readonly=yes: use on or off"),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 mod config_space;
 pub mod console;
 pub mod legacy;
@@ -10,6 +11,7 @@ pub mod net;
 pub mod registry;
 pub mod rng;
 mod stepped;
+pub mod vsock;
 
 use config_space::{ConfigSignal, read_config};
 use stepped::{Step, SteppedQueue};

@@ -4,10 +4,9 @@
 
 mod dump;
 mod power_on;
+pub mod probe;
 mod vcpu;
 mod vm;
 
 pub use vcpu::{ExitHandler, ExitKind, Failure, Gate, Phase, Vcpu, VcpuCounters, VcpuStop, install_kick_handler};
 pub use vm::{KvmError, Vm};
-
-pub mod probe;

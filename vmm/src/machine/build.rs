@@ -11,11 +11,11 @@ use super::exits::Buses;
 use super::open::{Handles, OpenError, Opened, Stream};
 use super::output::{FileSink, NoSink};
 use crate::arch::x86_64::boot::{self, BootError, BootInfo};
-use crate::arch::x86_64::cpuid;
+use crate::arch::x86_64::cpuid::{self, Topology};
 use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
 use crate::arch::x86_64::{msr, registers};
 use crate::board::acpi::{self, AcpiRoom, Described};
-use crate::board::{CpuIds, Layout, LayoutError, NodeShape, map};
+use crate::board::{Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
 use crate::bus::{Bus, BusOverlap, IrqLine, SharedDevice};
 use crate::config::{Endpoint, HugePages, Plan};
@@ -131,17 +131,22 @@ fn backing(plan: &Plan) -> Backing {
     Backing { pages, shared: plan.memory.shared, prefault: plan.memory.prefault }
 }
 
+fn topology(plan: &Plan) -> Topology {
+    let asked = plan.cpus.topology;
+    Topology { sockets: asked.sockets.into(), cores: asked.cores.into(), threads: asked.threads.into() }
+}
+
 /// Where everything of the machine is.
 fn lay_out(plan: &Plan, address_bits: u8) -> Result<Layout, LayoutError> {
-    let topology = plan.cpus.topology;
-    let cpus = CpuIds::new(plan.cpus.count, topology.cores, topology.threads);
+    let topology = topology(plan);
+    let apic_ids = (0..plan.cpus.count.into()).map(|index| topology.apic_id(index)).collect();
     let nodes = plan.memory.numa.iter().map(|node| NodeShape {
         size_bytes: node.size_bytes,
         first_cpu: node.cpus.first,
         last_cpu: node.cpus.last,
         distances: node.distances.clone(),
     });
-    Layout::new(plan.memory.size_bytes, cpus, nodes.collect(), address_bits)
+    Layout::new(plan.memory.size_bytes, apic_ids, nodes.collect(), address_bits)
 }
 
 /// Firmware tables, for a guest that looks for them and for boot protocols that pass them on.
@@ -191,7 +196,7 @@ impl Machine {
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let pci = Arc::new(pci_bus(devices, &wiring)?);
         let buses = Arc::new(wire(pci, &serial, &events)?);
-        let vcpus = make_vcpus(&vm, layout.cpus, &supported, entry)?;
+        let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
         Ok(Self {
             vm,
             memory,
@@ -234,7 +239,7 @@ fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
 fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, BuildError> {
     let mut root = PciRoot::default();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
-        let bar = map::PCI_WINDOW_32_START + u64::from(slot - 1) * BAR_SIZE;
+        let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
         let function = VirtioPci::new(device, wiring.clone(), bar)?;
         root.insert(slot, Arc::new(Mutex::new(function))).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
@@ -244,25 +249,27 @@ fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, Bu
 fn wire(pci: Arc<PciRoot>, serial: &Serial, _events: &Arc<EventSink>) -> Result<Buses, BuildError> {
     let shared = |device| -> SharedDevice { Arc::new(Mutex::new(device)) };
     let mut ports = Bus::default();
-    ports.insert(u64::from(map::port::COM1), 8, shared(serial.clone()))?;
-    ports.insert(u64::from(map::port::PCI_ADDRESS), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
+    ports.insert(u64::from(map::COM1_PORT), 8, shared(serial.clone()))?;
+    ports.insert(u64::from(map::PCI_CONFIG_PORT), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
     let mut mmio = Bus::default();
-    mmio.insert(map::ECAM_START, map::ECAM_SIZE, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
+    mmio.insert(map::ECAM_START, map::ECAM_LEN, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
     Ok(Buses { ports, mmio, pci })
 }
 
 fn make_vcpus(
     vm: &Arc<Vm>,
-    ids: CpuIds,
-    supported: &CpuId,
+    apic_ids: &[u32],
+    topology: Topology,
     entry: Entry,
+    supported: &CpuId,
 ) -> Result<Vec<(Vcpu, Arc<VcpuCounters>)>, KvmError> {
     let listed = vm.msr_indices()?;
     let boot_msrs = msr::boot(&listed);
-    (0..ids.count())
-        .map(|index| {
-            let mut vcpu = vm.create_vcpu(ids.apic_id(index))?;
-            vcpu.set_cpuid(&cpuid::for_vcpu(supported, ids, index, vm.has_tsc_deadline()))?;
+    (0..)
+        .zip(apic_ids)
+        .map(|(index, apic_id)| {
+            let mut vcpu = vm.create_vcpu(*apic_id)?;
+            vcpu.set_cpuid(&cpuid::for_vcpu(supported, topology, index, vm.has_tsc_deadline()))?;
             vcpu.set_msrs(&boot_msrs)?;
             if index == 0 {
                 vcpu.set_sregs(&registers::special(entry, &vcpu.sregs()?))?;

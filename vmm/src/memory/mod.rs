@@ -176,7 +176,8 @@ fn map_host(total: u64, backing: Backing) -> std::io::Result<NonNull<u8>> {
     if at == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }
-    for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP] {
+    // Not inherited by a child process: it has no business there, and a fork would have to mark every page.
+    for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
         if advice == libc::MADV_HUGEPAGE && backing.pages != Pages::Small {
             continue;
         }

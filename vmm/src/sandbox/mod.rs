@@ -50,6 +50,6 @@ mod report;
 mod seccomp;
 
 pub use fd_store::{FdName, FdStore, FdStoreError};
-pub use process::{ProcessError, ProcessSandbox, enter_process};
+pub use process::{ProcessError, ProcessSandbox, enter_process, landlock_of_this_kernel};
 pub use report::{Capabilities, Landlock, Report, ReportError};
 pub use seccomp::{Entry, Role, SeccompError, When, install as enter_thread};

@@ -14,6 +14,7 @@
 mod device;
 pub mod pci;
 mod queue;
+pub mod rate_limit;
 pub mod testing;
 
 pub use device::{

@@ -97,7 +97,7 @@ pub fn load_initrd(memory: &GuestMemory, file: &mut File, kernel: &Loaded, low_e
 
 /// Writes everything that the kernel finds in memory.
 pub fn write(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), BootError> {
-    let line = memory.slice(map::boot::CMDLINE, info.command_line.len() as u64 + 1)?;
+    let line = memory.slice(map::COMMAND_LINE, info.command_line.len() as u64 + 1)?;
     line.write(0, info.command_line.as_bytes());
     line.write(info.command_line.len(), &[0]);
     match info.kernel.entry {
@@ -118,7 +118,7 @@ fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boot
     };
     let mut params = boot_params { hdr: info.kernel.header.unwrap_or_else(own_header), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
-    params.hdr.cmd_line_ptr = map::boot::CMDLINE as u32;
+    params.hdr.cmd_line_ptr = map::COMMAND_LINE as u32;
     params.hdr.cmdline_size = info.command_line.len() as u32;
     if let Some(initrd) = info.initrd {
         params.hdr.ramdisk_image = initrd.start as u32;
@@ -129,7 +129,7 @@ fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boot
         *to = boot_e820_entry { addr: from.range.start, size: from.range.size_bytes, r#type: from.kind as u32 };
     }
     params.e820_entries = info.memory_map.len().min(params.e820_table.len()) as u8;
-    let params = BootParams::new(&params, GuestAddress(map::boot::ZERO_PAGE));
+    let params = BootParams::new(&params, GuestAddress(map::ZERO_PAGE));
     LinuxBootConfigurator::write_bootparams(&params, memory.regions()).map_err(|e| BootError::Write(e.to_string()))
 }
 
@@ -150,17 +150,17 @@ fn write_start_info(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), Boo
         magic: PVH_MAGIC,
         version: 1,
         nr_modules: modules.len() as u32,
-        modlist_paddr: if modules.is_empty() { 0 } else { map::boot::PVH_MODULES },
-        cmdline_paddr: map::boot::CMDLINE,
+        modlist_paddr: if modules.is_empty() { 0 } else { map::PVH_MODULES },
+        cmdline_paddr: map::COMMAND_LINE,
         rsdp_paddr: info.rsdp,
-        memmap_paddr: map::boot::PVH_MEMORY_MAP,
+        memmap_paddr: map::PVH_MEMORY_MAP,
         memmap_entries: entries.len() as u32,
         ..Default::default()
     };
-    let mut params = BootParams::new(&start, GuestAddress(map::boot::PVH_START_INFO));
-    params.set_sections(&entries, GuestAddress(map::boot::PVH_MEMORY_MAP));
+    let mut params = BootParams::new(&start, GuestAddress(map::PVH_START_INFO));
+    params.set_sections(&entries, GuestAddress(map::PVH_MEMORY_MAP));
     if !modules.is_empty() {
-        params.set_modules(&modules, GuestAddress(map::boot::PVH_MODULES));
+        params.set_modules(&modules, GuestAddress(map::PVH_MODULES));
     }
     PvhBootConfigurator::write_bootparams(&params, memory.regions()).map_err(|e| BootError::Write(e.to_string()))
 }

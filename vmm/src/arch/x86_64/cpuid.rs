@@ -4,8 +4,6 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-use crate::board::CpuIds;
-
 /// Bits of leaf 1.
 const ECX_MONITOR: u32 = 1 << 3;
 const ECX_X2APIC: u32 = 1 << 21;
@@ -15,6 +13,45 @@ const EDX_HTT: u32 = 1 << 28;
 /// Line size that is told when the host's makes no sense (seen under emulation).
 const CACHE_LINE: u32 = 64;
 
+/// How the VM's vCPUs are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Sockets.
+    pub sockets: u32,
+    /// Cores in a socket.
+    pub cores: u32,
+    /// Threads in a core.
+    pub threads: u32,
+}
+
+impl Topology {
+    /// One socket, one thread a core.
+    pub fn flat(cpus: u32) -> Self {
+        Self { sockets: 1, cores: cpus, threads: 1 }
+    }
+
+    fn cpus_per_socket(self) -> u32 {
+        self.cores.saturating_mul(self.threads).max(1)
+    }
+
+    /// The APIC id of vCPU `index`: thread, core and socket each in a bit field as wide as it needs.
+    pub fn apic_id(self, index: u32) -> u32 {
+        let threads = self.threads.max(1);
+        let (thread, core) = (index % threads, index / threads % self.cores.max(1));
+        let socket = index / self.cpus_per_socket();
+        socket << self.socket_shift() | core << bits(threads) | thread
+    }
+
+    fn socket_shift(self) -> u32 {
+        bits(self.threads) + bits(self.cores)
+    }
+}
+
+/// Bits that number `count` things.
+fn bits(count: u32) -> u32 {
+    u32::BITS - count.max(1).saturating_sub(1).leading_zeros()
+}
+
 /// Bits of a guest-physical address (leaf 0x80000008); 36 when the leaf is not there.
 pub fn address_bits(supported: &CpuId) -> u8 {
     let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
@@ -22,7 +59,7 @@ pub fn address_bits(supported: &CpuId) -> u8 {
 }
 
 /// CPUID of one vCPU. `supported` is KVM's list.
-pub fn for_vcpu(supported: &CpuId, topology: CpuIds, index: u8, tsc_deadline: bool) -> CpuId {
+pub fn for_vcpu(supported: &CpuId, topology: Topology, index: u32, tsc_deadline: bool) -> CpuId {
     let apic_id = topology.apic_id(index);
     let mut entries: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
     let max_leaf = entries.iter().filter(|e| e.function == 0).map(|e| e.eax).max().unwrap_or(0);
@@ -41,7 +78,7 @@ pub fn for_vcpu(supported: &CpuId, topology: CpuIds, index: u8, tsc_deadline: bo
     CpuId::from_entries(&entries).unwrap_or_else(|_| supported.clone())
 }
 
-fn edit(entry: &mut kvm_cpuid_entry2, topology: CpuIds, apic_id: u32, tsc_deadline: bool) {
+fn edit(entry: &mut kvm_cpuid_entry2, topology: Topology, apic_id: u32, tsc_deadline: bool) {
     let in_socket = topology.cpus_per_socket();
     match entry.function {
         0x1 => {
@@ -61,7 +98,7 @@ fn edit(entry: &mut kvm_cpuid_entry2, topology: CpuIds, apic_id: u32, tsc_deadli
         }
         0x8000_001e => {
             entry.eax = apic_id;
-            entry.ebx = (topology.threads() - 1) << 8 | apic_id >> topology.thread_bits() & 0xff;
+            entry.ebx = topology.threads.saturating_sub(1) << 8 | apic_id >> bits(topology.threads) & 0xff;
             entry.ecx = 0;
         }
         _ => {}
@@ -70,17 +107,17 @@ fn edit(entry: &mut kvm_cpuid_entry2, topology: CpuIds, apic_id: u32, tsc_deadli
 
 /// Deterministic cache parameters (leaf 4, AMD 0x8000001d): sharing follows the VM's topology; a nonsensical line size is
 /// put right.
-fn edit_cache(entry: &mut kvm_cpuid_entry2, topology: CpuIds) {
+fn edit_cache(entry: &mut kvm_cpuid_entry2, topology: Topology) {
     let kind = entry.eax & 0x1f;
     if kind == 0 {
         return;
     }
     let level = entry.eax >> 5 & 7;
-    let sharing = if level >= 3 { topology.cpus_per_socket() } else { topology.threads() };
+    let sharing = if level >= 3 { topology.cpus_per_socket() } else { topology.threads };
     entry.eax &= 0x3fff;
     entry.eax |= sharing.max(1).saturating_sub(1).min(0xfff) << 14;
     if entry.function == 4 {
-        entry.eax |= topology.cores().max(1).saturating_sub(1).min(0x3f) << 26;
+        entry.eax |= topology.cores.max(1).saturating_sub(1).min(0x3f) << 26;
     }
     let line = (entry.ebx & 0xfff) + 1;
     if !line.is_power_of_two() || line > 256 {
@@ -89,7 +126,7 @@ fn edit_cache(entry: &mut kvm_cpuid_entry2, topology: CpuIds) {
 }
 
 /// Extended topology (leaves 0xb and 0x1f): thread level, core level, end.
-fn topology_leaf(function: u32, topology: CpuIds, apic_id: u32) -> [kvm_cpuid_entry2; 3] {
+fn topology_leaf(function: u32, topology: Topology, apic_id: u32) -> [kvm_cpuid_entry2; 3] {
     let level = |index: u32, shift: u32, count: u32, kind: u32| kvm_cpuid_entry2 {
         function,
         index,
@@ -101,7 +138,7 @@ fn topology_leaf(function: u32, topology: CpuIds, apic_id: u32) -> [kvm_cpuid_en
         ..Default::default()
     };
     [
-        level(0, topology.thread_bits(), topology.threads(), 1),
+        level(0, bits(topology.threads), topology.threads, 1),
         level(1, topology.socket_shift(), topology.cpus_per_socket(), 2),
         level(2, 0, 0, 0),
     ]
@@ -117,6 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn apic_ids_have_a_bit_field_for_each_level() {
+        let topology = Topology { sockets: 2, cores: 3, threads: 2 };
+        let ids: Vec<_> = (0..12).map(|i| topology.apic_id(i)).collect();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]);
+        assert_eq!((0..4).map(|i| Topology::flat(4).apic_id(i)).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
     fn every_vcpu_has_its_own_id_in_every_leaf() {
         let supported = CpuId::from_entries(&[
             entry(0, 0, [0x1f, 0, 0, 0]),
@@ -126,9 +171,8 @@ mod tests {
         ])
         .unwrap();
         for index in 0..8 {
-            let cpuid = for_vcpu(&supported, CpuIds::new(8, 2, 2), index, true);
+            let cpuid = for_vcpu(&supported, Topology { sockets: 2, cores: 2, threads: 2 }, index, true);
             let find = |function| cpuid.as_slice().iter().find(|e| e.function == function).unwrap();
-            let index = u32::from(index);
             assert_eq!(find(1).ebx >> 24, index);
             assert_eq!(find(0xb).edx, index);
             assert_eq!(find(0x1f).edx, index);
@@ -141,7 +185,7 @@ mod tests {
     #[test]
     fn a_senseless_cache_line_is_put_right() {
         let mut cache = entry(4, 0, [0x21, 2696, 0, 0]);
-        edit_cache(&mut cache, CpuIds::new(1, 1, 1));
+        edit_cache(&mut cache, Topology::flat(1));
         assert_eq!((cache.ebx & 0xfff) + 1, 64);
     }
 }

@@ -118,7 +118,7 @@ fn read_up_to(image: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
 
 fn load_elf(memory: &GuestMemory, image: &mut File, protocol: Protocol) -> Result<Loaded, KernelError> {
     image.seek(SeekFrom::Start(0)).map_err(KernelError::Read)?;
-    let loaded = Elf::load(memory.regions(), None, image, Some(GuestAddress(map::boot::KERNEL)));
+    let loaded = Elf::load(memory.regions(), None, image, Some(GuestAddress(map::HIGH_LOAD)));
     let loaded = loaded.map_err(KernelError::Load)?;
     let entry = match (loaded.pvh_boot_cap, protocol) {
         (PvhBootCapability::PvhEntryPresent(address), Protocol::Auto) => Entry::Pvh(address.0),
@@ -130,7 +130,7 @@ fn load_elf(memory: &GuestMemory, image: &mut File, protocol: Protocol) -> Resul
 fn load_bzimage(memory: &GuestMemory, image: &mut File) -> Result<Loaded, KernelError> {
     use linux_loader::loader::Error::Bzimage;
     use linux_loader::loader::bzimage::Error::{InvalidBzImage, ReadBzImageHeader, SeekBzImageHeader};
-    let loaded = BzImage::load(memory.regions(), None, image, Some(GuestAddress(map::boot::KERNEL)));
+    let loaded = BzImage::load(memory.regions(), None, image, Some(GuestAddress(map::HIGH_LOAD)));
     let loaded = loaded.map_err(|error| match error {
         Bzimage(InvalidBzImage | ReadBzImageHeader | SeekBzImageHeader) => KernelError::UnknownFormat,
         other => KernelError::Load(other),

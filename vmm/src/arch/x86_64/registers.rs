@@ -43,10 +43,8 @@ fn tss() -> kvm_segment {
 pub fn general(entry: Entry) -> kvm_regs {
     let start = kvm_regs { rip: entry.address(), rflags: 2, ..Default::default() };
     match entry {
-        Entry::Linux64(_) => {
-            kvm_regs { rsi: map::boot::ZERO_PAGE, rsp: map::boot::STACK, rbp: map::boot::STACK, ..start }
-        }
-        Entry::Pvh(_) => kvm_regs { rbx: map::boot::PVH_START_INFO, ..start },
+        Entry::Linux64(_) => kvm_regs { rsi: map::ZERO_PAGE, rsp: map::BOOT_STACK, rbp: map::BOOT_STACK, ..start },
+        Entry::Pvh(_) => kvm_regs { rbx: map::PVH_START_INFO, ..start },
     }
 }
 
@@ -58,13 +56,13 @@ pub fn special(entry: Entry, initial: &kvm_sregs) -> kvm_sregs {
     sregs.cs = code(long);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = tss();
-    sregs.gdt.base = map::boot::GDT;
+    sregs.gdt.base = map::BOOT_GDT;
     sregs.gdt.limit = (GDT.len() * 8 - 1) as u16;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
     if long {
         sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
-        sregs.cr3 = map::boot::PML4;
+        sregs.cr3 = map::BOOT_PAGE_TABLES;
         sregs.cr4 = CR4_PAE;
         sregs.efer = EFER_LME | EFER_LMA;
     } else {
@@ -85,9 +83,9 @@ pub fn write_tables(memory: &GuestMemory) -> Result<(), OutsideMemory> {
             memory.slice(address, 8).map(|slot| slot.write_obj(0, &word.to_le()).unwrap_or(()))
         })
     };
-    put(map::boot::GDT, &mut GDT.into_iter())?;
-    let directories = map::boot::PML4 + 0x2000;
-    put(map::boot::PML4, &mut std::iter::once((map::boot::PML4 + 0x1000) | PAGE_TABLE))?;
-    put(map::boot::PML4 + 0x1000, &mut (0..4).map(|i| (directories + i * 0x1000) | PAGE_TABLE))?;
+    put(map::BOOT_GDT, &mut GDT.into_iter())?;
+    let directories = map::BOOT_PAGE_TABLES + 0x2000;
+    put(map::BOOT_PAGE_TABLES, &mut std::iter::once((map::BOOT_PAGE_TABLES + 0x1000) | PAGE_TABLE))?;
+    put(map::BOOT_PAGE_TABLES + 0x1000, &mut (0..4).map(|i| (directories + i * 0x1000) | PAGE_TABLE))?;
     put(directories, &mut (0..4 * 512).map(|i| i << 21 | PAGE_2M))
 }

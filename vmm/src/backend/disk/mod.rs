@@ -6,15 +6,17 @@
 //! ```text
 //!   open::DiskFile ──► raw::RawDisk ─────┐                ┌── start ──► Done (page cache, or a short system call)
 //!   (checked, locked)                    ├─► Disk ──► DiskQueue
-//!   qcow2::open_chain ──► Qcow2Disk ─────┘                └── start ──► Pending ──submit──► io_uring ──reap──► done
+//!   chain (what may be opened) ► Qcow2Disk ┘              └── start ──► Pending ──submit──► io_uring ──reap──► done
 //! ```
 //!
 //! The kernel writes into guest buffers after `start` has returned. That is sound because a
 //! [`GuestSlice`] stays mapped until the process ends; that nothing is written *after a reset or a pause* is what
 //! [`DiskQueue::drain`] is for.
 
+pub mod chain;
 mod inline_gate;
 pub mod open;
+pub mod qcow2;
 pub mod raw;
 mod ring;
 mod slot;

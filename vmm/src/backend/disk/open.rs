@@ -93,6 +93,16 @@ impl DiskFile {
         Ok(Self { name, file, direct: access.direct, read_only: access.read_only, size_bytes, block_device })
     }
 
+    /// Another fd on the same open file.
+    pub(super) fn duplicate(&self) -> io::Result<File> {
+        self.file.0.try_clone()
+    }
+
+    /// What the file system says about it.
+    pub(super) fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        self.file.0.metadata()
+    }
+
     /// Whether the bytes live in memory anyway.
     pub(super) fn in_memory(&self) -> bool {
         let mut answer = MaybeUninit::<libc::statfs>::uninit();
@@ -180,7 +190,7 @@ fn check_kind(name: &str, metadata: &std::fs::Metadata) -> Result<(), DiskError>
     Err(DiskError::NotADisk { name: name.to_owned(), kind })
 }
 
-/// Checks that the fd's access mode fits and sets or clears direct I/O.
+/// Checks that the fd's access mode fits and sets or clears direct and non-blocking I/O.
 fn set_mode(name: &str, file: &File, access: DiskAccess) -> Result<(), DiskError> {
     let fail = |action| DiskError::Host { name: name.to_owned(), action, source: io::Error::last_os_error() };
     // SAFETY: takes no pointers.
@@ -193,10 +203,12 @@ fn set_mode(name: &str, file: &File, access: DiskAccess) -> Result<(), DiskError
         libc::O_RDONLY if access.read_only => {}
         _ => return Err(DiskError::NotWritable { name: name.to_owned() }),
     }
-    let wanted = if access.direct { flags | libc::O_DIRECT } else { flags & !libc::O_DIRECT };
+    // With NONBLOCK the ring would answer EAGAIN instead of waiting for the disk.
+    let cleared = flags & !(libc::O_DIRECT | libc::O_NONBLOCK);
+    let wanted = if access.direct { cleared | libc::O_DIRECT } else { cleared };
     // SAFETY: takes no pointers.
     if wanted != flags && unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, wanted) } < 0 {
-        return Err(fail("switch direct I/O"));
+        return Err(fail("set direct or blocking I/O"));
     }
     Ok(())
 }

@@ -13,7 +13,11 @@ use acpi_tables::sdt::Sdt;
 
 use super::{Described, OEM, OEM_REVISION, OEM_TABLE, bytes};
 use crate::board::layout::{Layout, Window};
-use crate::board::map::{ECAM_SIZE, ECAM_START, VM_GENERATION_ID, irq, port, power};
+use crate::board::map::{
+    COM1_IRQ, COM1_LEN, COM1_PORT, ECAM_LEN, ECAM_START, EVENT_GENERATION, EVENT_POWER_BUTTON, EVENTS_PORT, GED_IRQ,
+    PCI_CONFIG_LEN, PCI_CONFIG_PORT, POWER_LEN, POWER_PORT, PVPANIC_PORT, RTC_LEN, RTC_PORT, SLEEP_TYPE_OFF,
+    VM_GENERATION_ID,
+};
 
 /// Value of a notification: for a button "pressed", for the generation id "changed".
 const NOTIFY: u8 = 0x80;
@@ -26,7 +30,7 @@ pub(super) fn dsdt(layout: &Layout, described: Described) -> Vec<u8> {
     if described.rtc {
         devices.push(clock());
     }
-    devices.extend((0..layout.cpus.count()).map(cpu));
+    devices.extend((0_u8..).zip(&layout.apic_ids).map(|(index, _)| cpu(index)));
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&sleep_off());
     table.append_slice(&Scope::raw("_SB_".into(), devices.concat()));
@@ -35,7 +39,7 @@ pub(super) fn dsdt(layout: &Layout, described: Described) -> Vec<u8> {
 
 /// `\_S5`: the value for the sleep control register that means off. No other sleep state is there.
 fn sleep_off() -> Vec<u8> {
-    bytes(&Name::new("_S5_".into(), &Package::new(vec![&power::S5, &power::S5, &ZERO, &ZERO])))
+    bytes(&Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_OFF, &SLEEP_TYPE_OFF, &ZERO, &ZERO])))
 }
 
 /// The host bridge: bus 0, its two configuration ports and its memory windows. It has no I/O window, because no device
@@ -46,7 +50,7 @@ fn root_bridge(layout: &Layout) -> Vec<u8> {
         AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, range.start, last, None)
     };
     let bus = AddressSpace::new_bus_number(0_u16, 0);
-    let ports = IO::new(port::PCI_ADDRESS, port::PCI_ADDRESS, 1, 8);
+    let ports = IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_LEN as u8);
     let low = AddressSpace::new_memory(
         AddressSpaceCacheable::NotCacheable,
         true,
@@ -94,19 +98,19 @@ fn features() -> Vec<u8> {
 
 /// What belongs to the board itself. Linux refuses ECAM that no such device reserves.
 fn motherboard() -> Vec<u8> {
-    let ecam = Memory32Fixed::new(true, ECAM_START as u32, ECAM_SIZE as u32);
-    let ports = IO::new(port::POWER, port::POWER, 1, port::POWER_SIZE as u8);
+    let ecam = Memory32Fixed::new(true, ECAM_START as u32, ECAM_LEN as u32);
+    let ports = IO::new(POWER_PORT, POWER_PORT, 1, POWER_LEN as u8);
     simple("MRES", &EISAName::new("PNP0C02"), vec![&ecam, &ports])
 }
 
 /// Generic event device (ACPI 6.5 section 5.6.9.2): its interrupt says that the event register has something.
 fn events() -> Vec<u8> {
-    let interrupt = Interrupt::new(true, true, false, false, irq::EVENTS);
+    let interrupt = Interrupt::new(true, true, false, false, GED_IRQ.into());
     let body: [&dyn Aml; 6] = [
         &Name::new("_HID".into(), &"ACPI0013"),
         &Name::new("_UID".into(), &ZERO),
         &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&interrupt])),
-        &OpRegion::new("EVTS".into(), OpRegionSpace::SystemIO, &port::EVENTS, &4_u8),
+        &OpRegion::new("EVTS".into(), OpRegionSpace::SystemIO, &EVENTS_PORT, &4_u8),
         &Field::new(
             "EVTS".into(),
             FieldAccessType::DWord,
@@ -129,8 +133,8 @@ fn on_event() -> Vec<u8> {
         true,
         vec![
             &Store::new(&Local(0), &Path::new("PEND")),
-            &If::new(&And::new(&ZERO, &Local(0), &power::EVENT_BUTTON), vec![&pressed]),
-            &If::new(&And::new(&ZERO, &Local(0), &power::EVENT_GENERATION), vec![&changed]),
+            &If::new(&And::new(&ZERO, &Local(0), &EVENT_POWER_BUTTON), vec![&pressed]),
+            &If::new(&And::new(&ZERO, &Local(0), &EVENT_GENERATION), vec![&changed]),
         ],
     ))
 }
@@ -155,18 +159,18 @@ fn generation_id() -> Vec<u8> {
 
 /// pvpanic: the guest's last word.
 fn panic_port() -> Vec<u8> {
-    simple("PEVT", &"QEMU0001", vec![&IO::new(port::PVPANIC, port::PVPANIC, 1, 1)])
+    simple("PEVT", &"QEMU0001", vec![&IO::new(PVPANIC_PORT, PVPANIC_PORT, 1, 1)])
 }
 
 fn serial() -> Vec<u8> {
-    let ports = IO::new(port::COM1, port::COM1, 1, port::COM1_SIZE as u8);
-    let interrupt = Interrupt::new(true, true, false, false, irq::COM1);
+    let ports = IO::new(COM1_PORT, COM1_PORT, 1, COM1_LEN as u8);
+    let interrupt = Interrupt::new(true, true, false, false, COM1_IRQ.into());
     simple("COM1", &EISAName::new("PNP0501"), vec![&ports, &interrupt])
 }
 
 /// The clock has no interrupt: alarms and periodic ticks are not there.
 fn clock() -> Vec<u8> {
-    simple("RTC_", &EISAName::new("PNP0B00"), vec![&IO::new(port::RTC, port::RTC, 1, port::RTC_SIZE as u8)])
+    simple("RTC_", &EISAName::new("PNP0B00"), vec![&IO::new(RTC_PORT, RTC_PORT, 1, RTC_LEN as u8)])
 }
 
 /// A processor; its `_UID` is the one in the MADT.

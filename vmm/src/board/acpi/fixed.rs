@@ -8,9 +8,10 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::sdt::Sdt;
 
 use super::{Described, OEM, OEM_REVISION, OEM_TABLE, bytes};
-use crate::board::cpus::CpuIds;
 use crate::board::layout::{Layout, NodeShape};
-use crate::board::map::{ECAM_START, IO_APIC_START, LOCAL_APIC_START, port, power};
+use crate::board::map::{
+    ECAM_START, IOAPIC_START, LAPIC_START, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
+};
 
 /// Length of the header that every table starts with.
 const HEADER: u32 = 36;
@@ -43,26 +44,26 @@ pub(super) fn fadt(dsdt: u64, described: Described) -> Vec<u8> {
     fadt.iapc_boot_arch = (VGA_NOT_PRESENT | NO_ASPM | no_rtc).into();
     fadt.p_lvl2_lat = NO_SUCH_STATE.into();
     fadt.p_lvl3_lat = NO_SUCH_STATE.into();
-    fadt.reset_reg = register(port::RESET);
-    fadt.reset_value = power::RESET_VALUE;
-    fadt.sleep_control_reg = register(port::SLEEP_CONTROL);
-    fadt.sleep_status_reg = register(port::SLEEP_STATUS);
+    fadt.reset_reg = register(RESET_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = register(SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = register(SLEEP_STATUS_PORT);
     bytes(&fadt.finalize())
 }
 
 /// MADT (section 5.2.12). Flags are zero: there is no 8259, and nothing for the guest to mask.
-pub(super) fn madt(cpus: CpuIds) -> Vec<u8> {
+pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     const IO_APIC: [u8; 2] = [1, 12];
     let mut body = Vec::new();
-    body.extend((LOCAL_APIC_START as u32).to_le_bytes());
+    body.extend((LAPIC_START as u32).to_le_bytes());
     body.extend(0_u32.to_le_bytes());
-    for cpu in 0..cpus.count() {
-        body.extend(local_apic(cpu, cpus.apic_id(cpu)));
+    for (cpu, id) in (0_u8..).zip(apic_ids) {
+        body.extend(local_apic(cpu, *id));
     }
     body.extend(IO_APIC);
     // Id 0, a reserved byte, the registers, first interrupt 0.
     body.extend([0, 0]);
-    body.extend((IO_APIC_START as u32).to_le_bytes());
+    body.extend((IOAPIC_START as u32).to_le_bytes());
     body.extend(0_u32.to_le_bytes());
     table(*b"APIC", 5, &body)
 }
@@ -95,8 +96,9 @@ pub(super) fn srat(layout: &Layout) -> Vec<u8> {
     body.extend(1_u32.to_le_bytes());
     body.extend(0_u64.to_le_bytes());
     for (node, shape) in (0_u32..).zip(&layout.nodes) {
-        for cpu in shape.first_cpu..=shape.last_cpu {
-            body.extend(cpu_affinity(node, layout.cpus.apic_id(cpu)));
+        let ids = layout.apic_ids.get(usize::from(shape.first_cpu)..=usize::from(shape.last_cpu));
+        for id in ids.unwrap_or_default() {
+            body.extend(cpu_affinity(node, *id));
         }
     }
     for piece in &layout.numa_ranges {

@@ -79,7 +79,7 @@ pub fn build(layout: &Layout, described: Described) -> Result<Tables, AcpiRoom> 
     let dsdt = block.place(&dsdt::dsdt(layout, described));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(block.place(&fixed::fadt(dsdt, described)));
-    xsdt.add_entry(block.place(&fixed::madt(layout.cpus)));
+    xsdt.add_entry(block.place(&fixed::madt(&layout.apic_ids)));
     xsdt.add_entry(block.place(&fixed::mcfg()));
     if !layout.nodes.is_empty() {
         xsdt.add_entry(block.place(&fixed::srat(layout)));

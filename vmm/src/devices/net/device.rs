@@ -9,6 +9,7 @@ use virtio_bindings::bindings::virtio_net as spec;
 use super::control::Control;
 use super::worker::Pair;
 use crate::backend::tap::{Offloads, Tap};
+use crate::devices::config_space::read_config;
 use crate::telemetry::QueueCounters;
 use crate::virtio::{Activation, Device, DeviceType, GuestFault, HostError, Queue, Worker, WorkerError};
 
@@ -115,12 +116,7 @@ impl Device for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = config.get(from..).unwrap_or_default();
-        for (i, byte) in data.iter_mut().enumerate() {
-            *byte = rest.get(i).copied().unwrap_or_default();
-        }
+        read_config(&self.config(), offset, data);
     }
 
     fn counters(&self) -> Vec<Arc<QueueCounters>> {
