@@ -3,9 +3,12 @@
 //! Runs on the main thread, before the sandbox: a row opens what its device needs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use crate::config::Plan;
-use crate::machine::{Handles, OpenError};
+use super::balloon::{Balloon, BalloonOptions};
+use crate::config::{Endpoint, Plan};
+use crate::control::ConsoleOutput;
+use crate::machine::{Handles, OpenError, Stream, Tee, sink_of};
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -24,12 +27,18 @@ impl Opener<'_> {
     pub fn passed(&mut self, option: &str, name: &crate::config::FdName) -> Result<OwnedFd, OpenError> {
         crate::machine::passed(self.fds, option, name)
     }
+
+    /// The character stream that `endpoint` means, for the option `option`.
+    fn stream(&mut self, option: &str, endpoint: &Endpoint) -> Result<Stream, OpenError> {
+        crate::machine::open_endpoint(self.fds, option, endpoint)
+    }
 }
 
 type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
 
 /// One row a device, in the order of PCI slots.
-pub const ROWS: [(&str, fn(&mut Opener<'_>) -> Devices); 2] = [("block", super::block::attach), ("rng", rng)];
+pub const ROWS: [(&str, fn(&mut Opener<'_>) -> Devices); 4] =
+    [("block", super::block::attach), ("rng", rng), ("console", console), ("balloon", balloon)];
 
 /// One device that may fail for lack of host resources.
 fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
@@ -41,4 +50,32 @@ fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
 
 fn rng(opener: &mut Opener<'_>) -> Devices {
     if opener.plan.rng { one(super::rng::Rng::new("rng0")) } else { Ok(Vec::new()) }
+}
+
+fn console(opener: &mut Opener<'_>) -> Devices {
+    let stream = opener.stream("--console", &opener.plan.console)?;
+    if matches!(stream, Stream::Off) {
+        return Ok(Vec::new());
+    }
+    let host = |what: &str, error| OpenError::host(&HostError::new(what, error));
+    let output = Arc::new(ConsoleOutput::new().map_err(|e| host("Could not make the console's eventfd", e))?);
+    let besides = sink_of(&stream).map_err(|error| OpenError::host(&error))?;
+    let sink = Arc::new(Tee::new(output.clone(), besides));
+    let console = super::console::Console::new("console0", sink).map_err(|error| OpenError::host(&error))?;
+    opener.handles.console = Some((output, Box::new(console.handle().input())));
+    Ok(vec![Box::new(console)])
+}
+
+fn balloon(opener: &mut Opener<'_>) -> Devices {
+    let Some(plan) = opener.plan.balloon else { return Ok(Vec::new()) };
+    let options = BalloonOptions {
+        page_bytes: opener.plan.memory.hugepages.page_bytes(),
+        deflate_on_oom: plan.deflate_on_oom,
+        page_reporting: plan.free_page_reporting,
+    };
+    let balloon = Balloon::new("balloon0", options).map_err(|error| OpenError::host(&error))?;
+    let handle = balloon.handle();
+    handle.set_target_bytes(plan.size_bytes);
+    opener.handles.balloon = Some(Box::new(handle));
+    Ok(vec![Box::new(balloon)])
 }

@@ -111,7 +111,8 @@ impl ByPath {
         let root = File::open(&self.root).map_err(|source| DiskError::Open { name: name(), source })?;
         // NONBLOCK: a named pipe in the file's place must not stop us; it is found out and refused later.
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let how =
+            OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let opened: Result<OwnedFd, _> = nix::fcntl::openat2(&root, relative, how);
         match opened {
             Ok(fd) => Ok(File::from(fd)),
