@@ -6,7 +6,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const SOURCES: [&str; 3] = ["src/agent/main.rs", "src/agent/job.rs", "src/control/frame.rs"];
+const SOURCES: [&str; 4] = ["src/agent/main.rs", "src/agent/job.rs", "src/agent/measure.rs", "src/control/frame.rs"];
 
 fn main() {
     for source in SOURCES {

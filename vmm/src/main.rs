@@ -23,11 +23,11 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
+        Ok(Invocation::Check { format }) => check(format),
         Ok(Invocation::Ctl(args)) => ctl::run(&args).unwrap_or_else(|error| {
             eprintln!("quantix-vmm: {}", chain(&error));
             ExitCode::from(FAILED)
         }),
-        Ok(Invocation::Check { format }) => check(format),
         Err(error) => refuse(error),
     }
 }

@@ -3,4 +3,6 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod bare;
+pub mod frames;
 pub mod start;
+pub mod vsock_peer;

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use quantix_bench::bare::{self, BareGuest};
+use quantix_bench::frames::{self, Port};
 use quantix_bench::start::spawn_to_ready;
+use quantix_bench::vsock_peer;
 
 const MIB: usize = 1 << 20;
 
@@ -34,6 +37,25 @@ enum Measurement {
         #[arg(long)]
         until_ready: bool,
     },
+    /// The host end of network commands, on a tap: prints how many frames it handled
+    Frames {
+        /// The tap
+        #[arg(long)]
+        interface: String,
+        /// Milliseconds without a frame after which it ends
+        #[arg(long, default_value_t = 3000)]
+        patience_ms: u64,
+        #[command(subcommand)]
+        duty: FrameDuty,
+    },
+    /// The host end of vsock commands, on the VMM's unix socket
+    Vsock {
+        /// The path that the VMM was given
+        #[arg(long)]
+        socket: PathBuf,
+        #[command(subcommand)]
+        duty: VsockDuty,
+    },
     /// Microseconds from spawn to the READY line of any command that shows the guest's serial line on standard output
     Start {
         /// How often; the minimum, median and maximum are printed
@@ -42,6 +64,46 @@ enum Measurement {
         /// The command and its arguments
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum FrameDuty {
+    /// Sends every frame back
+    Echo,
+    /// Sends frames without end
+    Flood {
+        /// Bytes a frame
+        #[arg(long, default_value_t = 64)]
+        length: usize,
+        /// How long, in milliseconds
+        #[arg(long, default_value_t = 2000)]
+        ms: u64,
+    },
+    /// Sends frames to a guest that answers, and checks the answers
+    Check {
+        /// How many
+        #[arg(long, default_value_t = 500)]
+        count: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum VsockDuty {
+    /// Waits for one connection of the guest and sends back all that comes
+    Echo {
+        /// The port that the guest connects to
+        #[arg(long, default_value_t = 5000)]
+        port: u32,
+    },
+    /// Connects to a guest that answers, and checks the answers
+    Check {
+        /// The port that the guest listens on
+        #[arg(long, default_value_t = 5001)]
+        port: u32,
+        /// How much, in bytes
+        #[arg(long, default_value_t = 1 << 20)]
+        bytes: usize,
     },
 }
 
@@ -65,6 +127,24 @@ fn measure(measurement: Measurement) -> Result<()> {
                 stop_at_first_line: until_ready,
             };
             bare::run(&guest, &mut std::io::stdout().lock())
+        }
+        Measurement::Frames { interface, patience_ms, duty } => {
+            let port = Port::open(&interface, Duration::from_millis(patience_ms))?;
+            let frames = match duty {
+                FrameDuty::Echo => frames::echo(&port)?,
+                FrameDuty::Flood { length, ms } => frames::flood(&port, length, Duration::from_millis(ms))?,
+                FrameDuty::Check { count } => frames::check(&port, count).map(|()| count)?,
+            };
+            println!(r#"{{"peer":"frames","frames":{frames}}}"#);
+            Ok(())
+        }
+        Measurement::Vsock { socket, duty } => {
+            let bytes = match duty {
+                VsockDuty::Echo { port } => vsock_peer::echo(&socket, port)?,
+                VsockDuty::Check { port, bytes } => vsock_peer::check(&socket, port, bytes).map(|()| bytes as u64)?,
+            };
+            println!(r#"{{"peer":"vsock","bytes":{bytes}}}"#);
+            Ok(())
         }
         Measurement::Start { runs, command } => start(runs, &command),
     }

@@ -15,6 +15,11 @@ argument() {
     echo "${2-}"
 }
 
+# Tells the test one thing.
+fact() {
+    echo "LAB $1=$2"
+}
+
 # Waits until a path is there; devices appear a little after their modules.
 await() {
     tries=0
@@ -31,57 +36,59 @@ inside() {
 }
 
 mount_root() {
-    await "$1" && $b mount -t ext4 -o ro "$1" /mnt || { echo "LAB root failed" && return 1; }
+    await "$1" && $b mount -t ext4 -o ro "$1" /mnt || { fact root failed && return 1; }
     for d in dev proc sys; do $b mount -o bind /$d /mnt/$d; done
     $b mount -t tmpfs tmp /mnt/tmp
 }
 
 start_net() {
     $b ifconfig lo 127.0.0.1 up
-    await /sys/class/net/eth0 && $b ifconfig eth0 "$1" netmask 255.255.255.0 up || echo "LAB net failed"
-}
-
-test_cpus() {
-    echo "LAB cpus=$($b nproc) memory_kib=$($b awk '/MemTotal/{print $2}' /proc/meminfo)"
+    await /sys/class/net/eth0 && $b ifconfig eth0 "$1" netmask 255.255.255.0 up || fact net failed
 }
 
 test_kernel() {
-    echo "LAB kernel=$($b uname -r) clock=$($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    fact kernel "$($b uname -r)"
+    fact clock "$($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    fact cpus "$($b nproc)"
+    fact memory_kib "$($b awk '/MemTotal/{print $2}' /proc/meminfo)"
 }
 
 test_disks() {
     for disk in /sys/block/vd*; do
         [ -e "$disk" ] || continue
         name=${disk##*/}
-        echo "LAB disk=$name bytes=$(($($b cat "$disk/size") * 512)) ro=$($b cat "$disk/ro") mounted=$($b awk -v d="/dev/$name" '$1==d{print $2 " (" $3 ")"; exit}' /proc/mounts)"
+        fact "$name.bytes" $(($($b cat "$disk/size") * 512))
+        fact "$name.readonly" "$($b cat "$disk/ro")"
+        fact "$name.serial" "$($b cat "$disk/serial")"
+        fact "$name.mounted" "$($b awk -v d="/dev/$name" '$1==d{print $2 " (" $3 ")"; exit}' /proc/mounts)"
     done
 }
 
 test_devices() {
     for device in /sys/bus/virtio/devices/*; do
-        [ -e "$device" ] && echo "LAB virtio id=$($b cat "$device/device") driver=$($b readlink "$device/driver" | $b sed 's,.*/,,')"
+        [ -e "$device" ] && fact "virtio.$($b cat "$device/device")" "$($b readlink "$device/driver" | $b sed 's,.*/,,')"
     done
 }
 
 test_root() {
-    echo "LAB debian=$($b cat /mnt/etc/debian_version)"
+    fact debian "$($b cat /mnt/etc/debian_version)"
 }
 
 test_ping() {
-    if $b ping -c 3 -W 5 "$(argument lab.gw)"; then echo "LAB ping=answered"; else echo "LAB ping=lost"; fi
+    if $b ping -c 3 -W 5 "$(argument lab.gw)"; then fact ping answered; else fact ping lost; fi
 }
 
 # Says a word to the host and repeats what comes back.
 test_vsock() {
     answer=$(echo "hello from the guest, kernel $($b uname -r)" | inside socat -T 10 - VSOCK-CONNECT:2:5252)
-    echo "LAB vsock=$answer"
+    fact vsock "$answer"
 }
 
 $b mount -t proc proc /proc && $b mount -t sysfs sys /sys && $b mount -t devtmpfs dev /dev
 echo "LAB-INIT up=$($b cut -d' ' -f1 /proc/uptime)"
 [ -z "$(argument lab.probe)" ] || $b poweroff -f
 while read -r module; do
-    $b insmod "/modules/$module" || echo "LAB insmod=$module failed"
+    $b insmod "/modules/$module" || fact "module.$module" failed
 done </modules/order
 $b mdev -s
 [ -z "$(argument lab.root)" ] || mount_root "$(argument lab.root)"

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use quantix_lab::{Cache, Disks, Images, Lab, Spec};
+use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ enum Command {
         /// Give it a screen, for screenshots
         #[arg(long)]
         screen: bool,
+        /// No QEMU: run things on this machine, in namespaces of their own
+        #[arg(long, conflicts_with_all = ["memory", "cpus", "live", "screen"])]
+        here: bool,
     },
     /// Run a program in L1; its exit code is ours
     Run {
@@ -109,7 +112,12 @@ impl Arguments {
     /// Does what was asked; gives the exit code.
     pub fn run(self) -> Result<u8> {
         match self.command {
-            Command::Up { name, memory, cpus, live, screen } => up(&name, (memory, cpus), live, screen)?,
+            Command::Up { name, memory, cpus, live, screen, here } => {
+                let cache = Cache::open()?;
+                let usual = Spec::new(&name, &Images::prepare(&cache)?, &cache);
+                let machine = if here { Machine::Here } else { Machine::Emulated };
+                up(Spec { machine, memory_mib: memory, cpus, screen, owner: None, ..usual }, &live)?;
+            }
             Command::Run { name, timeout, argv } => {
                 let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
                 let process = Lab::open(&name)?.spawn(&argv, Duration::from_secs(timeout))?.echoing();
@@ -138,15 +146,12 @@ impl Arguments {
     }
 }
 
-fn up(name: &str, (memory_mib, cpus): (u32, u32), live: Vec<PathBuf>, screen: bool) -> Result<()> {
-    let cache = Cache::open()?;
-    let mut spec = Spec::new(name, &Images::prepare(&cache)?, &cache);
+fn up(mut spec: Spec, live: &[PathBuf]) -> Result<()> {
     for directory in live {
         spec.live.push(directory.canonicalize().with_context(|| format!("No directory {}", directory.display()))?);
     }
     let start = std::time::Instant::now();
-    let spec = Spec { memory_mib, cpus, screen, owner: None, ..spec };
     let _stays = Lab::start(&spec)?.keep();
-    eprintln!("lab: `{name}` is up after {:.1} s", start.elapsed().as_secs_f32());
+    eprintln!("lab: `{}` is up after {:.1} s", spec.name, start.elapsed().as_secs_f32());
     Ok(())
 }

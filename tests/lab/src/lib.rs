@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod control;
 mod error;
+pub mod guest;
 pub mod images;
 pub mod machine;
 mod tool;
@@ -14,6 +15,7 @@ pub use cache::Cache;
 pub use control::frame::Status;
 pub use control::{Outcome, Process};
 pub use error::LabError;
+pub use guest::{BootFile, Guest, Report, Vmm};
 pub use images::Images;
 pub use images::disk::Disks;
-pub use machine::{Lab, Spec, supervise_if_asked};
+pub use machine::{Lab, Machine, Spec, supervise_if_asked};

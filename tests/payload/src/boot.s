@@ -1,6 +1,8 @@
 # The only ring-0 code: from either boot protocol to ring 3. Some KVMs emulate ring 0 one instruction
 # at a time and know only the plain ones, so everything that can be data is data.
 
+.set OTHER_CPU_PAGE, 0x8000
+
 .section .boot.tables, "aw", @progbits
 .balign 4096
 .global pml4
@@ -146,15 +148,11 @@ invalid_opcode_gate:
     push 6
     jmp fault
 
-# A counted interrupt: nothing but the count and the end of interrupt (xAPIC page).
+# A counted interrupt. Ring 3 sees the count and does the rest, the end of interrupt included.
 .balign 16
 .global interrupt_gate
 interrupt_gate:
-    push rax
     inc qword ptr [interrupt_count]
-    mov eax, 0xfee000b0
-    mov dword ptr [rax], 0
-    pop rax
     iretq
 
 # Faults: one 16-byte stub a vector, then out to ring 3 to tell about it. Never returns to the culprit.
@@ -184,6 +182,41 @@ fault:
     push offset report_fault
     iretq
 
+# Another CPU's first code, copied to a page below 1 MiB: from real mode to long mode at once, is counted, sleeps.
+.code16
+.balign 16
+.global other_cpu_start
+other_cpu_start:
+    cli
+    xor ax, ax
+    mov ds, ax
+    data32 lgdt [other_cpu_gdt_pointer_low]
+    mov eax, 0x620
+    mov cr4, eax
+    mov eax, offset pml4
+    mov cr3, eax
+    mov ecx, 0xc0000080
+    xor edx, edx
+    mov eax, 0x101
+    wrmsr
+    mov eax, 0x80000033
+    mov cr0, eax
+    .byte 0x66, 0xea
+    .long other_cpu_long_mode
+    .word 0x08
+other_cpu_gdt_pointer:
+    .word gdt_end - gdt - 1
+    .long gdt
+.global other_cpu_end
+other_cpu_end:
+.set other_cpu_gdt_pointer_low, OTHER_CPU_PAGE + (other_cpu_gdt_pointer - other_cpu_start)
+
+.code64
+other_cpu_long_mode:
+    lock inc qword ptr [other_cpus]
+8:  hlt
+    jmp 8b
+
 .section .bss.stacks, "aw", @nobits
 .balign 4096
 .global idt
@@ -191,6 +224,9 @@ idt:
     .skip 4096
 .global interrupt_count
 interrupt_count:
+    .skip 8
+.global other_cpus
+other_cpus:
     .skip 8
 .balign 16
 stack:

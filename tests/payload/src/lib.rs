@@ -7,6 +7,8 @@ extern crate std;
 
 #[path = "logic/acpi.rs"]
 pub mod acpi;
+#[path = "logic/frame.rs"]
+pub mod frame;
 #[path = "logic/json.rs"]
 pub mod json;
 #[path = "logic/latency.rs"]

@@ -29,16 +29,23 @@ pub struct Machine<'a> {
     pub acpi: &'a Acpi,
     /// Configuration space.
     pub config: ConfigSpace,
+    /// Address after the RAM that holds the heap.
+    pub memory_end: u64,
     window: u64,
     found: Option<Vec<Found>>,
 }
 
 impl<'a> Machine<'a> {
     /// Touches no device yet.
-    pub fn new(options: Options<'a>, clock: Clock, acpi: &'a Acpi) -> Self {
+    pub fn new(options: Options<'a>, clock: Clock, acpi: &'a Acpi, memory_end: u64) -> Self {
         let config = ConfigSpace::new(options.number("ecam").or(acpi.ecam));
         let window = options.number("bars").unwrap_or(BAR_WINDOW);
-        Self { options, clock, acpi, config, window, found: None }
+        Self { options, clock, acpi, config, memory_end, window, found: None }
+    }
+
+    /// Addresses for a BAR of `size` bytes that no other BAR has.
+    pub fn free_window(&self, size: u64) -> u64 {
+        (self.window + (1 << 24)).next_multiple_of(size)
     }
 
     /// All virtio functions; the bus is looked at once.

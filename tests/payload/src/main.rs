@@ -4,17 +4,23 @@
 
 extern crate alloc;
 
+mod apic;
 mod blk;
 mod boot_info;
 mod clock;
 mod commands;
 mod compiler_needs;
+mod console;
 mod dma;
+mod entropy;
 mod exits;
 mod heap;
+mod hostile;
+mod interrupts;
 mod machine;
 mod measure;
 mod mmio;
+mod net;
 mod paging;
 mod pci;
 mod port;
@@ -25,6 +31,7 @@ mod ring;
 mod ring0;
 mod serial;
 mod transport;
+mod vsock;
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -50,7 +57,8 @@ extern "C" fn ring3_start(protocol: u64, info: u64) -> ! {
     ring0::install_gates();
     let protocol = if protocol == 0 { Protocol::Pvh } else { Protocol::Linux };
     let boot = BootInfo::new(protocol, info);
-    heap::give(memory_map::heap((&raw const image_end) as u64, boot.ram()));
+    let heap = memory_map::heap((&raw const image_end) as u64, boot.ram());
+    heap::give(heap);
     let options = Options::new(boot.command_line());
     let root_pointer = Some(boot.root_pointer()).filter(|address| *address != 0);
     let acpi = root_pointer
@@ -58,7 +66,7 @@ extern "C" fn ring3_start(protocol: u64, info: u64) -> ! {
         .map(|address| acpi::read(&LowMemory, address))
         .unwrap_or_default();
     let clock = Clock::new(&options);
-    let mut machine = Machine::new(options, clock, &acpi);
+    let mut machine = Machine::new(options, clock, &acpi, heap.end);
     if options.text("info").is_some() {
         describe(&mut machine, protocol);
     }

@@ -169,10 +169,10 @@ impl Registers {
         mmio::write8(self.common.address + common::DEVICE_STATUS, status);
     }
 
-    /// Resets the device and waits for the reset's end; false if it does not come within a million reads.
+    /// Resets the device and waits for the reset's end; false if it does not come within 100,000 reads.
     pub fn reset(&self) -> bool {
         self.set_status(0);
-        (0..1_000_000).any(|_| self.status() == 0)
+        (0..100_000).any(|_| self.status() == 0)
     }
 
     /// Begins initialisation: takes those of the `wanted` features that are offered, and returns them.

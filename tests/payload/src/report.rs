@@ -57,6 +57,15 @@ impl Report {
         self
     }
 
+    /// Adds the verdict, and the reason where it is bad.
+    pub fn outcome(&mut self, outcome: Outcome) -> &mut Self {
+        self.value("ok", outcome.is_ok());
+        if let Err(reason) = outcome {
+            self.text("reason", reason);
+        }
+        self
+    }
+
     /// Prints the line.
     pub fn print(&mut self) {
         if let Some(Ok(line)) = self.object.take().map(Object::end) {

@@ -116,6 +116,11 @@ impl Ring {
         }
     }
 
+    /// Asks for an interrupt at the next chain that comes back. Only without event indices.
+    pub fn ask_for_interrupts(&self) {
+        store16(self.parts.available, 0);
+    }
+
     /// Writes descriptor `index` (taken modulo the size).
     pub fn describe(&self, index: u16, descriptor: Descriptor) {
         let address = self.parts.descriptors + u64::from(index % self.size) * DESCRIPTOR_BYTES;

@@ -11,6 +11,9 @@ global_asm!(include_str!("boot.s"));
 unsafe extern "C" {
     static mut idt: [Gate; 256];
     static interrupt_count: AtomicU64;
+    static other_cpus: AtomicU64;
+    static other_cpu_start: u8;
+    static other_cpu_end: u8;
     fn service_call();
     fn invalid_opcode_gate();
     fn interrupt_gate();
@@ -95,6 +98,25 @@ pub fn allow_interrupts(allow: bool) {
 pub fn interrupts() -> u64 {
     // SAFETY: the counter is static and only ever touched atomically or by the gate of this same CPU.
     unsafe { interrupt_count.load(Ordering::Relaxed) }
+}
+
+/// How many other CPUs have come up.
+pub fn cpus_that_came() -> u64 {
+    // SAFETY: the counter is static and only ever touched atomically.
+    unsafe { other_cpus.load(Ordering::Acquire) }
+}
+
+/// The page below 1 MiB that other CPUs start from; the same as in boot.s.
+const OTHER_CPU_PAGE: usize = 0x8000;
+/// Its number, as a start-up interrupt tells it.
+pub const OTHER_CPU_VECTOR: u32 = (OTHER_CPU_PAGE >> 12) as u32;
+
+/// Puts the other CPUs' first code where they can reach it. What a loader left there has been read by now.
+pub fn place_other_cpu_code() {
+    let (start, end) = (&raw const other_cpu_start, &raw const other_cpu_end);
+    let length = (end as usize).saturating_sub(start as usize);
+    // SAFETY: the code lies between the two labels; the page is RAM on every PC and nobody's by now.
+    unsafe { core::ptr::copy_nonoverlapping(start, OTHER_CPU_PAGE as *mut u8, length) }
 }
 
 /// Ends in a triple fault, which is a reset everywhere.

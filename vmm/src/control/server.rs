@@ -180,10 +180,7 @@ impl Server {
                 Err(TransportError::Malformed(error)) => {
                     session.answer(0, refusal(&error.to_string()), None);
                 }
-                Err(error) => {
-                    log::debug!("A control connection ended: {error}");
-                    return self.end(token);
-                }
+                Err(error) => return self.end(token, &error),
             }
             // Answers go out at once; when they cannot, the client is not read from any more.
             self.flush(token);
@@ -207,12 +204,14 @@ impl Server {
     fn flush(&mut self, token: Token) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
         if let Err(error) = session.flush(token, &self.poller) {
-            log::debug!("A control connection ended: {error}");
-            self.end(token);
+            self.end(token, &error);
         }
     }
 
-    fn end(&mut self, token: Token) {
+    fn end(&mut self, token: Token, why: &TransportError) {
+        if !matches!(why, TransportError::Closed) {
+            log::debug!("A control connection was ended: {why}");
+        }
         if let Some(session) = self.sessions.remove(&token) {
             session.end(&self.poller);
         }

@@ -19,10 +19,16 @@ use crate::arch::x86_64::{msr, registers};
 use crate::board::acpi::{self, AcpiRoom, Described};
 use crate::board::{Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
-use crate::bus::{Bus, BusOverlap, IrqLine, SharedDevice};
+use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
 use crate::config::{Endpoint, HugePages, Plan};
 use crate::control::{ConsoleOutput, Server};
 use crate::devices::console::ConsoleSink;
+use crate::devices::legacy::SignalSink;
+use crate::devices::legacy::i8042::I8042;
+use crate::devices::legacy::ioapic::{IoApic, IoApicLine};
+use crate::devices::legacy::power::{Events, Power};
+use crate::devices::legacy::pvpanic::PvPanic;
+use crate::devices::legacy::rtc::Rtc;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::registry::{Opener, ROWS};
 use crate::kvm::{Gate, KvmError, Vcpu, VcpuCounters, Vm};
@@ -123,13 +129,6 @@ impl WorkerHost for LateReactor {
     }
 }
 
-/// Stands for an IOAPIC pin until the line is wired.
-struct NoLine;
-
-impl IrqLine for NoLine {
-    fn pulse(&self) {}
-}
-
 fn backing(plan: &Plan) -> Backing {
     let pages = match plan.memory.hugepages {
         HugePages::None => Pages::Small,
@@ -200,7 +199,9 @@ impl Machine {
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
         let seen = Arc::new(ConsoleOutput::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
         let sink = Arc::new(Tee::new(seen.clone(), sink_of(&opened.serial)?));
-        let serial = Serial::new(sink, Arc::new(NoLine))?;
+        let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
+        let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)))?;
+        let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
         let mut handles = Handles::default();
         let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
         let io_threads = devices.iter().map(|d| d.queue_sizes().len()).max().unwrap_or(1).clamp(1, 1);
@@ -208,7 +209,9 @@ impl Machine {
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let (pci, functions) = pci_bus(devices, &wiring)?;
         let pci = Arc::new(pci);
-        let buses = Arc::new(wire(pci, &serial, &events)?);
+        let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
+        let buses = Arc::new(wire(pci, legacy, &events)?);
+        handles.power_button = Some(Box::new(move || ged.press_power_button()));
         let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
         let mut control = ControlSide::new(plan, functions, handles, fds)?;
         let server = control.serve(opened.api_socket, (seen, Box::new(serial.clone())))?;
@@ -265,13 +268,40 @@ fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, V
     Ok((root, functions))
 }
 
-fn wire(pci: Arc<PciRoot>, serial: &Serial, _events: &Arc<EventSink>) -> Result<Buses, BuildError> {
-    let shared = |device| -> SharedDevice { Arc::new(Mutex::new(device)) };
+/// The devices that are not on PCI.
+struct Legacy {
+    io_apic: Arc<Mutex<IoApic>>,
+    serial: Serial,
+    ged: Events,
+}
+
+/// The host's wall clock, for the RTC.
+fn wall_clock() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn wire(pci: Arc<PciRoot>, legacy: Legacy, events: &Arc<EventSink>) -> Result<Buses, BusOverlap> {
+    fn shared(device: impl BusDevice + 'static) -> SharedDevice {
+        Arc::new(Mutex::new(device))
+    }
+    let events = events.clone();
+    let signals: SignalSink = Arc::new(move |signal| events.send(signal.into()));
+    let Legacy { io_apic, serial, ged } = legacy;
+    let ports_of = [
+        (map::COM1_PORT, map::COM1_LEN, shared(serial)),
+        (map::I8042_PORT, map::I8042_LEN, shared(I8042::new(signals.clone()))),
+        (map::RTC_PORT, map::RTC_LEN, shared(Rtc::new(Box::new(wall_clock)))),
+        (map::PVPANIC_PORT, 1, shared(PvPanic::new(signals.clone()))),
+        (map::POWER_PORT, map::POWER_LEN, shared(Power::new(ged, signals))),
+        (map::PCI_CONFIG_PORT, map::PCI_CONFIG_LEN, shared(ConfigPorts(pci.clone()))),
+    ];
     let mut ports = Bus::default();
-    ports.insert(u64::from(map::COM1_PORT), 8, shared(serial.clone()))?;
-    ports.insert(u64::from(map::PCI_CONFIG_PORT), 8, Arc::new(Mutex::new(ConfigPorts(pci.clone()))))?;
+    for (start, len, device) in ports_of {
+        ports.insert(start.into(), len.into(), device)?;
+    }
     let mut mmio = Bus::default();
-    mmio.insert(map::ECAM_START, map::ECAM_LEN, Arc::new(Mutex::new(Ecam(pci.clone()))))?;
+    mmio.insert(map::ECAM_START, map::ECAM_LEN, shared(Ecam(pci.clone())))?;
+    mmio.insert(map::IOAPIC_START, map::IOAPIC_LEN, io_apic)?;
     Ok(Buses { ports, mmio, pci })
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::devices::legacy::Signal;
 use crate::kvm::Failure;
 
 /// An event of the machine.
@@ -26,6 +27,17 @@ pub enum MachineEvent {
     StopAsked,
     /// KVM gave up on a vCPU.
     Failed(Box<Failure>),
+}
+
+impl From<Signal> for MachineEvent {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::PowerOff => Self::PowerOff,
+            Signal::Reset => Self::Reset,
+            Signal::Panicked => Self::Panicked,
+            Signal::CrashLoaded => Self::CrashLoaded,
+        }
+    }
 }
 
 /// Most events that wait: a guest can make them faster than they are handled, and the first ones decide.

@@ -2,7 +2,6 @@
 //! for its end. Dropping a job kills its whole process group.
 
 use crate::frame::{Frame, Kind, Request, Status};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -17,7 +16,9 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_millis(500);
 /// Frames are filled at most to here: enough to be cheap, small enough to be prompt.
 const CHUNK: usize = 16 * 1024;
-const BUSYBOX: &str = "/run/lab/busybox";
+
+/// Where frames go: all threads of a port share it.
+pub type Writer = Arc<Mutex<dyn Write + Send>>;
 
 /// A running program.
 pub struct Job {
@@ -29,7 +30,7 @@ pub struct Job {
 
 impl Job {
     /// Starts `request` as job `number`; its frames go to `writer`.
-    pub fn start(request: &Request, number: u32, writer: &Arc<Mutex<File>>) -> io::Result<Self> {
+    pub fn start(request: &Request, number: u32, writer: &Writer) -> io::Result<Self> {
         let (program, arguments) = request
             .argv
             .split_first()
@@ -88,13 +89,13 @@ impl Drop for Job {
 }
 
 /// Sends one frame; when the host has gone there is nobody to tell.
-pub fn send(writer: &Mutex<File>, frame: &Frame) {
+pub fn send(writer: &Writer, frame: &Frame) {
     if let Ok(mut port) = writer.lock() {
         let _sent = frame.write_to(&mut *port);
     }
 }
 
-fn pump(mut stream: impl Read + Send + 'static, kind: Kind, job: u32, to: (Arc<Mutex<File>>, Sender<()>)) {
+fn pump(mut stream: impl Read + Send + 'static, kind: Kind, job: u32, to: (Writer, Sender<()>)) {
     let (writer, active) = to;
     thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];
@@ -136,5 +137,5 @@ fn wait(mut child: Child, timeout: Duration, activity: &Receiver<()>) -> Status 
 }
 
 fn kill_group(group: u32) {
-    let _status = Command::new(BUSYBOX).args(["kill", "-9", &format!("-{group}")]).status();
+    let _status = Command::new("sh").args(["-c", &format!("kill -9 -{group}")]).stderr(Stdio::null()).status();
 }

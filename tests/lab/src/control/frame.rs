@@ -71,7 +71,7 @@ impl Frame {
     ///
     /// # Errors
     /// `InvalidInput` for a payload above [`MAX_PAYLOAD`], else what the writer says.
-    pub fn write_to(&self, writer: &mut impl Write) -> io::Result<()> {
+    pub fn write_to(&self, writer: &mut (impl Write + ?Sized)) -> io::Result<()> {
         if self.payload.len() > MAX_PAYLOAD {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "The payload is too long for a frame"));
         }

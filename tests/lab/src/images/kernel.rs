@@ -8,12 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
-const BUILDER_VERSION: &str = "1";
+const APT_LISTS: &str = "/var/lib/apt/lists";
+const BUILDER_VERSION: &str = "2";
 /// Offset of `setup_sects` in a bzImage (x86 boot protocol, "The Real-Mode Kernel Header").
 const SETUP_SECTS: usize = 0x1f1;
 /// Offset of `payload_offset`; `payload_length` follows it.
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (Xen, `public/elfnote.h`).
+const PVH_NOTE: u32 = 18;
 const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 /// The legacy LZ4 frame has blocks of 8 MiB.
 const LZ4_BLOCK: usize = 8 << 20;
@@ -27,6 +30,8 @@ pub struct Kernel {
     pub version: String,
     /// The kernel as an ELF file with a PVH note.
     pub vmlinux: PathBuf,
+    /// The same without the note: only the 64-bit Linux protocol can start it.
+    pub vmlinux_without_pvh: PathBuf,
     /// The kernel as a bzImage.
     pub bzimage: PathBuf,
 }
@@ -37,13 +42,14 @@ impl Kernel {
     /// # Errors
     /// [`LabError::Tool`] when apt cannot fetch it, [`LabError::Image`] when the package is not what it should be.
     pub fn fetch(cache: &Cache) -> Result<Self, LabError> {
-        let (package, version) = newest()?;
+        let (package, version) = remembered(cache)?;
         let recipe =
             Recipe::new("kernel").with("package", &package).with("version", &version).with("builder", BUILDER_VERSION);
         let directory = cache.entry(&recipe, |dir| unpack(dir, &package))?;
         let release = package.trim_start_matches("linux-image-").to_string();
         Ok(Self {
             vmlinux: directory.join("vmlinux"),
+            vmlinux_without_pvh: directory.join("vmlinux-without-pvh"),
             bzimage: directory.join(format!("boot/vmlinuz-{release}")),
             directory,
             version: release,
@@ -54,6 +60,23 @@ impl Kernel {
     pub fn module_tree(&self) -> PathBuf {
         self.directory.join("lib/modules").join(&self.version)
     }
+}
+
+/// Asks apt once for each state of its package lists: the question takes seconds on a busy machine.
+fn remembered(cache: &Cache) -> Result<(String, String), LabError> {
+    let lists = fs::metadata(APT_LISTS).and_then(|meta| meta.modified());
+    let state = lists.map_or_else(|_| String::new(), |time| format!("{time:?}"));
+    let note = cache.root().join("newest-kernel");
+    let text = fs::read_to_string(&note).unwrap_or_default();
+    if let [noted, package, version] = text.lines().collect::<Vec<_>>()[..]
+        && noted == state
+    {
+        return Ok((package.into(), version.into()));
+    }
+    let (package, version) = newest()?;
+    // Two at once write the same; a reader of half a note asks again.
+    fs::write(&note, format!("{state}\n{package}\n{version}\n")).on("write", note)?;
+    Ok((package, version))
 }
 
 /// The real package behind the meta package, and its version.
@@ -89,7 +112,23 @@ fn unpack(dir: &Path, package: &str) -> Result<(), LabError> {
     let bzimage = dir.join(format!("boot/vmlinuz-{release}"));
     let vmlinux = extract(&fs::read(&bzimage).on("read", &bzimage)?)
         .map_err(|reason| LabError::Image { what: "vmlinux", reason: format!("{}: {reason}", bzimage.display()) })?;
-    fs::write(dir.join("vmlinux"), vmlinux).on("write", dir.join("vmlinux"))
+    let plain = hide_pvh_note(&vmlinux)
+        .ok_or_else(|| LabError::Image { what: "vmlinux", reason: "it has no PVH note".into() })?;
+    for (file, content) in [("vmlinux", vmlinux), ("vmlinux-without-pvh", plain)] {
+        fs::write(dir.join(file), content).on("write", dir.join(file))?;
+    }
+    Ok(())
+}
+
+/// A copy in which the note that offers PVH (owner "Xen", type 18) has another type.
+fn hide_pvh_note(vmlinux: &[u8]) -> Option<Vec<u8>> {
+    // Owner's length, the length of the entry address (4 or 8), type, owner.
+    let note = |length: u32| [[4, length, PVH_NOTE].map(u32::to_le_bytes).concat(), b"Xen\0".to_vec()].concat();
+    let notes = [note(4), note(8)];
+    let at = vmlinux.windows(16).position(|window| notes.iter().any(|note| note == window))?;
+    let mut copy = vmlinux.to_vec();
+    *copy.get_mut(at + 8)? = 0;
+    Some(copy)
 }
 
 /// Takes the ELF kernel out of a bzImage whose payload is LZ4.
@@ -127,7 +166,7 @@ fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LZ4_LEGACY_MAGIC, PAYLOAD_LENGTH, PAYLOAD_OFFSET, SETUP_SECTS, extract};
+    use super::{LZ4_LEGACY_MAGIC, PAYLOAD_LENGTH, PAYLOAD_OFFSET, SETUP_SECTS, extract, hide_pvh_note};
 
     /// A bzImage with one setup sector and `content` as one LZ4 block of literals.
     fn bzimage(content: &[u8]) -> Vec<u8> {
@@ -157,5 +196,14 @@ mod tests {
         for length in [0, 0x200, 1024, good.len() - 5] {
             assert!(extract(&good[..length]).is_err(), "cut to {length}");
         }
+    }
+
+    #[test]
+    fn the_pvh_note_is_hidden_and_nothing_else_changes() {
+        let image = [b"\x7fELF....".as_slice(), b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0address.", b"rest"].concat();
+        let hidden = hide_pvh_note(&image).expect("the note is there");
+        let changed: Vec<_> = (0..image.len()).filter(|index| image[*index] != hidden[*index]).collect();
+        assert_eq!(changed, [16]);
+        assert_eq!(hide_pvh_note(&hidden), None);
     }
 }

@@ -29,7 +29,7 @@ const L1_MODULES: [&str; 5] = [
 ];
 
 /// What a guest needs.
-const GUEST_MODULES: [&str; 10] = [
+const GUEST_MODULES: [&str; 12] = [
     "virtio_pci",                 // every device
     "virtio_blk",                 // disks
     "ext4",                       // their file system
@@ -40,6 +40,8 @@ const GUEST_MODULES: [&str; 10] = [
     "virtio_balloon",             // memory given back
     "button",                     // the power button
     "evdev",                      // its events for user space
+    "pvpanic-mmio",               // a panic is told to the VMM (ACPI device QEMU0001)
+    "pvpanic-pci",                // the same as a PCI device
 ];
 
 /// The images that every use of the lab needs.

@@ -5,7 +5,7 @@ mod qmp;
 mod spec;
 mod supervisor;
 
-pub use spec::{PORTS, RunDirectory, Spec};
+pub use spec::{Machine, PORTS, RunDirectory, Spec};
 pub use supervisor::supervise_if_asked;
 
 use crate::cache::Cache;
@@ -34,6 +34,7 @@ impl Spec {
     pub fn new(name: &str, images: &Images, cache: &Cache) -> Self {
         Self {
             name: name.into(),
+            machine: Machine::Emulated,
             memory_mib: 4096,
             cpus: 2,
             screen: false,
@@ -330,7 +331,7 @@ fn belongs_to(id: i32, run: &RunDirectory) -> bool {
 /// The ends of a run's logs, for an error's text.
 pub(crate) fn logs(run: &RunDirectory) -> String {
     let mut text = String::new();
-    for label in ["console", "qemu", "supervisor", "share0"] {
+    for label in ["console", "qemu", "here", "supervisor", "share0"] {
         let bytes = fs::read(run.log(label)).unwrap_or_default();
         if !bytes.is_empty() {
             let _infallible = write!(text, "\n--- {label}.log ---\n{}", tail(&String::from_utf8_lossy(&bytes)));

@@ -5,14 +5,27 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+const HERE_INIT: &str = include_str!("../../guest/here-init.sh");
+
 /// How many clients can be served at once.
 pub const PORTS: usize = 4;
+
+/// Where the programs under test run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Machine {
+    /// In QEMU, with emulated CPUs: everywhere.
+    Emulated,
+    /// On this machine, in namespaces of their own: where its KVM can run an ordinary kernel.
+    Here,
+}
 
 /// A Linux host to start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// Told apart by this; also the name of its run directory.
     pub name: String,
+    /// Where.
+    pub machine: Machine,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// CPUs that QEMU emulates.
@@ -82,6 +95,11 @@ impl RunDirectory {
         self.0.join(format!("{label}.log"))
     }
 
+    /// The agent, for [`Machine::Here`].
+    pub fn agent(&self) -> PathBuf {
+        self.0.join("lab-agent")
+    }
+
     /// The socket of share number `index`.
     pub fn share(&self, index: usize) -> PathBuf {
         self.0.join(format!("share{index}.sock"))
@@ -89,9 +107,18 @@ impl RunDirectory {
 }
 
 impl Spec {
-    /// What is shared: the host's root, then the live directories.
+    /// What is shared: the host's root, then the live directories. Nothing, where no machine is between.
     pub fn shares(&self) -> impl Iterator<Item = (usize, &Path)> {
-        [Path::new("/")].into_iter().chain(self.live.iter().map(PathBuf::as_path)).enumerate()
+        let all = [Path::new("/")].into_iter().chain(self.live.iter().map(PathBuf::as_path)).enumerate();
+        all.filter(|_| self.machine == Machine::Emulated)
+    }
+
+    /// What stands for the host under test: as long as this runs, the L1 is up.
+    pub fn host(&self, run: &RunDirectory) -> CommandLine {
+        match self.machine {
+            Machine::Emulated => self.qemu(run),
+            Machine::Here => here(run),
+        }
     }
 
     /// One file server a share. The root may be cached for ever, which makes it four times faster; a live directory may not.
@@ -110,7 +137,7 @@ impl Spec {
     }
 
     /// QEMU: emulated CPUs with SVM, and nothing that needs KVM on this machine.
-    pub fn qemu(&self, run: &RunDirectory) -> CommandLine {
+    fn qemu(&self, run: &RunDirectory) -> CommandLine {
         let mut line = Line::new("qemu".into(), "qemu-system-x86_64");
         line.words("-nodefaults -no-user-config -display none -no-reboot -accel tcg,thread=multi,tb-size=512");
         line.words("-cpu max,+svm,+npt -M q35,memory-backend=ram");
@@ -150,6 +177,18 @@ impl Spec {
         }
         words
     }
+}
+
+/// The agent in namespaces of its own; all of it ends with the program that `setpriv` starts.
+fn here(run: &RunDirectory) -> CommandLine {
+    let mut line = Line::new("here".into(), "unshare");
+    line.words("--mount --net --pid --fork --kill-child sh -c");
+    line.flag(HERE_INIT);
+    line.flag("here-init");
+    line.0.argv.push(run.agent().into());
+    line.flag("listen");
+    line.0.argv.extend((0..PORTS).map(|index| run.port(index).into()));
+    line.0
 }
 
 struct Line(CommandLine);

@@ -1,16 +1,18 @@
-//! The process that stands behind an L1: it starts the file servers and QEMU, watches its owner, and clears everything
+//! The process that stands behind an L1: it starts the file servers and QEMU (or the agent alone, on this machine), watches its owner, and clears everything
 //! away. Single-threaded on purpose: its children ask the kernel to be killed when the thread that started them ends, so
 //! nothing is left over even when the supervisor itself is killed.
 //!
 //! ```text
-//! started ──► watching ──► (QEMU ended │ owner gone │ idle too long │ SIGTERM) ──► children killed, directory removed
+//! started ──► watching ──► (host ended │ owner gone │ idle too long │ SIGTERM) ──► children killed, directory removed
 //! ```
 
-use super::spec::{CommandLine, PORTS, RunDirectory, Spec};
+use super::spec::{CommandLine, Machine, PORTS, RunDirectory, Spec};
 use crate::error::{IoContext, LabError};
+use crate::images::AGENT;
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,10 +71,14 @@ fn supervise(run: &RunDirectory) -> Result<&'static str, LabError> {
     for (index, _) in spec.shares() {
         await_file(&run.share(index))?;
     }
-    children.start(run, &spec.qemu(run))?;
+    if spec.machine == Machine::Here {
+        fs::write(run.agent(), AGENT).on("write", run.agent())?;
+        fs::set_permissions(run.agent(), Permissions::from_mode(0o755)).on("make executable", run.agent())?;
+    }
+    children.start(run, &spec.host(run))?;
     let why = watch(run, &spec, &mut children);
     drop(children);
-    if why == QEMU_ENDED {
+    if why == HOST_ENDED {
         // The logs are wanted: whoever uses this L1 takes them and clears up.
         return Ok(why);
     }
@@ -80,14 +86,14 @@ fn supervise(run: &RunDirectory) -> Result<&'static str, LabError> {
     Ok(why)
 }
 
-const QEMU_ENDED: &str = "QEMU has ended";
+const HOST_ENDED: &str = "what it kept has ended";
 
 fn watch(run: &RunDirectory, spec: &Spec, children: &mut Children) -> &'static str {
     let owner = spec.owner.map(|id| (id, start_time(id)));
     let mut last_use = Instant::now();
     loop {
         if children.last_has_ended() {
-            return QEMU_ENDED;
+            return HOST_ENDED;
         }
         if owner.as_ref().is_some_and(|(id, began)| began.is_none() || start_time(*id) != *began) {
             return "the owner has ended";

@@ -1,9 +1,11 @@
 //! virtio-blk by hand-made rings (virtio 1.2, section 5.2): requests in slots, several at a time.
 
 mod bench;
+mod steady;
 mod verify;
 
 pub use bench::{Load, bench};
+pub use steady::steady;
 pub use verify::verify;
 
 use alloc::string::String;

@@ -22,6 +22,8 @@ pub fn verify(machine: &mut Machine<'_>, report: &mut Report) -> Outcome {
     let read_only = through_the_crate(machine, report, seed)?;
     let mut disk = Disk::start(machine, 1, PIECE as u32)?;
     beyond_the_end(machine, &mut disk)?;
+    let serial = disk.request(machine, Kind::GetId, 0, 20)?;
+    ensure!(serial == OK, "Asking for the serial number gave status {serial}");
     if read_only {
         return refusals(machine, &mut disk);
     }

@@ -1,0 +1,111 @@
+//! Runs the cases for cargo nextest and cargo test (libtest's command line). Each case may run in a process of its own: they
+//! share the L1 by its name. The group `lab` in `.config/nextest.toml` lets one case run at a time, because L1 has no more
+//! CPUs than the machine.
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use quantix_lab::guest::{self, target_directory};
+use quantix_lab::{Cache, Disks, Guest, Images, Lab, LabError, Spec, Vmm};
+use std::collections::hash_map::DefaultHasher;
+use std::fs::OpenOptions;
+use std::hash::{Hash, Hasher};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// L1 ends when no case used it for so long.
+const IDLE_LIMIT_S: u64 = 60;
+
+/// What a case works with.
+#[derive(Debug)]
+pub struct Bench {
+    /// The shared L1, with a tap and the guests' Debian in place.
+    pub lab: Lab,
+    /// The VMM under test.
+    pub vmm: Vmm,
+    /// Kernel and initramfs.
+    pub images: Images,
+    /// Disks.
+    pub disks: Disks,
+}
+
+impl Bench {
+    /// A small guest on the stock kernel.
+    pub fn guest(&self) -> Guest {
+        Guest::new(&self.images)
+    }
+
+    fn open() -> Result<Self> {
+        let cache = Cache::open()?;
+        let (images, disks, vmm) = (Images::prepare(&cache)?, Disks::prepare(&cache)?, Vmm::find()?);
+        let target = target_directory()?;
+        let mut hasher = DefaultHasher::new();
+        target.hash(&mut hasher);
+        let mut spec = Spec::new(&format!("e2e-{:016x}", hasher.finish()), &images, &cache);
+        spec.live.push(target);
+        spec.owner = Some(std::os::unix::process::parent_id());
+        spec.idle_limit_s = Some(IDLE_LIMIT_S);
+        let lab = Lab::start_or_open(&spec)?;
+        guest::prepare_host(&lab, &disks)?;
+        Ok(Self { lab, vmm, images, disks })
+    }
+}
+
+/// A case: its name and what it does.
+pub type Case = (String, Box<Body>);
+
+/// What a case does; twice, when L1 breaks.
+pub type Body = dyn Fn(&Bench) -> Result<()> + Send + Sync;
+
+/// A case that needs nothing but its function.
+pub fn case(name: &str, run: fn(&Bench) -> Result<()>) -> Case {
+    (name.into(), Box::new(run))
+}
+
+/// Runs the cases that the command line asks for.
+pub fn main(cases: Vec<Case>) -> ExitCode {
+    quantix_lab::supervise_if_asked();
+    let mut arguments = Arguments::from_args();
+    // More at once would share the same two CPUs and run into their deadlines.
+    arguments.test_threads = Some(1);
+    let trials = cases.into_iter().map(|(name, case)| Trial::test(name, move || run(&*case))).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// When L1 itself hung or died, and only then, the case gets a second try on a new one; that is counted.
+fn run(case: &Body) -> Result<(), Failed> {
+    let mut result = attempt(case);
+    if let Err(error) = &result
+        && is_the_labs_fault(error)
+    {
+        count_restart(error);
+        result = attempt(case);
+    }
+    result.map_err(|error| Failed::from(format!("{error:#}")))
+}
+
+fn attempt(case: &Body) -> Result<()> {
+    let bench = Bench::open().context("The lab is not ready")?;
+    let result = case(&bench);
+    if let Err(error) = &result
+        && is_the_labs_fault(error)
+    {
+        bench.lab.down().context("The broken L1 does not go down")?;
+    }
+    result
+}
+
+fn is_the_labs_fault(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LabError::Hung { .. } | LabError::Gone { .. }))
+}
+
+/// Keeps the count beside the build, where a person and CI can see it.
+fn count_restart(error: &anyhow::Error) {
+    eprintln!("RESTART of L1, second try: {error:#}");
+    let noted = target_directory().map_err(anyhow::Error::from).and_then(|target| {
+        let mut file = OpenOptions::new().create(true).append(true).open(target.join("lab-restarts.log"))?;
+        Ok(writeln!(file, "{error:#}")?)
+    });
+    if let Err(error) = noted {
+        eprintln!("The restart could not be noted: {error:#}");
+    }
+}

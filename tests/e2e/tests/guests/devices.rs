@@ -1,0 +1,123 @@
+//! Disks, network, vsock and balloon, each driven by Debian's own drivers and programs.
+
+use anyhow::{Context, Result, ensure};
+use quantix_e2e::{Bench, Case, Expect, case};
+use quantix_lab::guest::{HOST_ADDRESS, VSOCK_SOCKET, tool};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The cases of this file.
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("disk::root_on_raw_ext4", root_on_raw_ext4),
+        case("disk::root_on_qcow2_with_backing_file", root_on_qcow2_with_backing_file),
+        case("disk::fio_verifies_raw", |bench| fio_verifies(bench, "raw")),
+        case("disk::fio_verifies_qcow2", |bench| fio_verifies(bench, "qcow2")),
+        case("net::tcp_both_ways", tcp_both_ways),
+        case("vsock::guest_calls_host", guest_calls_host),
+        case("vsock::host_calls_guest", host_calls_guest),
+        case("balloon::gives_memory_back", balloon_gives_memory_back),
+    ]
+}
+
+fn root_on_raw_ext4(bench: &Bench) -> Result<()> {
+    let report = bench.guest().root(&bench.disks).test("disks,root").run(&bench.lab, &bench.vmm)?;
+    report.powered_off()?.told("vda.readonly", "1")?.told("vda.mounted", "/mnt (ext4)")?.told_debian()
+}
+
+/// Two boots: what the first one writes, the second one finds, and the backing file stays as it was.
+fn root_on_qcow2_with_backing_file(bench: &Bench) -> Result<()> {
+    let (overlay, backing) = ("/dev/shm/root.qcow2", bench.disks.raw.display());
+    let make = format!("rm -f {overlay}; qemu-img create -q -f qcow2 -F raw -b {backing} {overlay}");
+    bench.lab.script(&make, PATIENCE)?;
+    let guest = bench.guest().disk(overlay, "qcow2", false).mount_first_disk().test("root");
+    let write = "$b mount -o remount,rw /mnt && echo kept > /mnt/note && $b umount -r /mnt; $b sync; fact wrote $?";
+    guest.clone().script(write).run(&bench.lab, &bench.vmm)?.powered_off()?.told("wrote", "0")?.told_debian()?;
+    let read = "fact note \"$($b cat /mnt/note)\"";
+    guest.script(read).run(&bench.lab, &bench.vmm)?.powered_off()?.told("note", "kept")?;
+    bench.lab.script(&format!("qemu-img check -q {overlay}"), PATIENCE)?;
+    Ok(())
+}
+
+fn fio_verifies(bench: &Bench, format: &'static str) -> Result<()> {
+    let disk = format!("/dev/shm/scratch.{format}");
+    bench.lab.script(&format!("rm -f {disk}; qemu-img create -q -f {format} {disk} 64M"), PATIENCE)?;
+    let fio = "for rw in randwrite write; do
+                   inside fio --name=verify --filename=/dev/vdb --rw=$rw --bs=4k --size=16m --direct=1 --iodepth=16 \
+                       --ioengine=libaio --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64
+                   fact fio.$rw $?
+               done";
+    let guest = bench.guest().root(&bench.disks).disk(&disk, format, false).script(fio);
+    guest.run(&bench.lab, &bench.vmm)?.powered_off()?.told("fio.randwrite", "0")?.told("fio.write", "0")?;
+    Ok(())
+}
+
+fn tcp_both_ways(bench: &Bench) -> Result<()> {
+    let mut server = bench.lab.spawn(&tool(&["iperf3", "--server", "--forceflush"]), Duration::from_mins(5))?;
+    ensure!(server.wait_for("listening", PATIENCE)?, "iperf3 does not listen in L1");
+    let streams = format!(
+        "inside iperf3 -c {HOST_ADDRESS} -t 3; fact to_host $?
+         inside iperf3 -c {HOST_ADDRESS} -t 3 -R; fact to_guest $?"
+    );
+    let guest = bench.guest().root(&bench.disks).net().test("ping").script(&streams);
+    let report = guest.run(&bench.lab, &bench.vmm)?.powered_off()?;
+    report.told("ping", "answered")?.told("to_host", "0")?.told("to_guest", "0")?;
+    Ok(())
+}
+
+fn guest_calls_host(bench: &Bench) -> Result<()> {
+    let listener = format!("UNIX-LISTEN:{VSOCK_SOCKET}_5252,unlink-early");
+    let answer = "SYSTEM:read word; echo \"the host heard: $word\"";
+    let server = bench.lab.spawn(&tool(&["socat", &listener, answer]), Duration::from_mins(5))?;
+    let guest = bench.guest().root(&bench.disks).vsock().test("vsock");
+    let report = guest.run(&bench.lab, &bench.vmm)?.powered_off()?;
+    let expected = format!("the host heard: hello from the guest, kernel {}", bench.images.kernel.version);
+    report.told("vsock", &expected)?;
+    drop(server);
+    Ok(())
+}
+
+fn host_calls_guest(bench: &Bench) -> Result<()> {
+    let listen = "echo LISTENING; inside socat -T 60 VSOCK-LISTEN:7000 EXEC:/bin/cat; fact served $?";
+    let mut guest = bench.guest().root(&bench.disks).vsock().script(listen).start(&bench.lab, &bench.vmm)?;
+    guest.wait_for("LISTENING", PATIENCE)?;
+    let call = format!("for i in 1 2 3 4 5 6 7 8 9; do
+            answer=$({{ echo CONNECT 7000; sleep 1; echo is anybody there; }} | socat -t 20 - UNIX-CONNECT:{VSOCK_SOCKET})
+            case $answer in OK*there) echo \"$answer\"; exit 0 ;; esac
+        done; echo \"no: $answer\"; exit 1");
+    let answer = bench.lab.run(&tool(&["sh", "-c", &call]), PATIENCE)?.text();
+    ensure!(answer.starts_with("OK ") && answer.ends_with("\nis anybody there\n"), "The guest answered {answer:?}");
+    guest.end()?.powered_off()?.told("served", "0")?;
+    Ok(())
+}
+
+/// 200 of 512 MiB go to the balloon and come back.
+fn balloon_gives_memory_back(bench: &Bench) -> Result<()> {
+    let watch = "free() { $b awk '/MemFree/{print $2}' /proc/meminfo; }
+                 before=$(free); echo MEASURED; tries=0
+                 while [ $(free) -gt $((before - 190000)) ] && [ $tries -lt 300 ]; do $b usleep 100000; tries=$((tries+1)); done
+                 fact taken_kib $((before - $(free))); echo TAKEN; tries=0
+                 while [ $(free) -lt $((before - 30000)) ] && [ $tries -lt 300 ]; do $b usleep 100000; tries=$((tries+1)); done
+                 fact missing_kib $((before - $(free)))";
+    let mut guest = bench.guest().balloon().script(watch).start(&bench.lab, &bench.vmm)?;
+    guest.wait_for("MEASURED", PATIENCE)?;
+    guest.ctl(&["balloon", "200M"]).context("The balloon was not set")?;
+    guest.wait_for("TAKEN", PATIENCE)?;
+    guest.ctl(&["balloon", "0"])?;
+    let report = guest.end()?.powered_off()?;
+    report.told_number("taken_kib", |kib| kib >= 190_000)?.told_number("missing_kib", |kib| kib < 30_000)?;
+    Ok(())
+}
+
+trait ToldDebian {
+    fn told_debian(self) -> Result<()>;
+}
+
+impl ToldDebian for quantix_lab::Report {
+    fn told_debian(self) -> Result<()> {
+        let version = self.fact("debian").unwrap_or_default();
+        ensure!(version.starts_with("12."), "The root is not Debian 12: {version:?}\n{}", self.serial());
+        Ok(())
+    }
+}
