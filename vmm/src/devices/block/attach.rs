@@ -42,7 +42,9 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
         limit: RateLimit { operations: plan.iops.and_then(NonZeroU64::new), bytes: plan.bps.and_then(NonZeroU64::new) },
     };
     let block = disk.map_err(BlockError::from).and_then(|disk| Block::new(disk, options));
-    block.map_err(|error| refused(plan, &error))
+    let block = block.map_err(|error| refused(plan, &error))?;
+    opener.handles.limits.insert(plan.id.as_str().to_owned(), Box::new(block.limits()));
+    Ok(block)
 }
 
 fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
