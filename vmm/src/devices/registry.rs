@@ -29,7 +29,8 @@ impl Opener<'_> {
 type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
 
 /// One row a device, in the order of PCI slots.
-pub const ROWS: [(&str, fn(&mut Opener<'_>) -> Devices); 2] = [("block", super::block::attach), ("rng", rng)];
+pub const ROWS: [(&str, fn(&mut Opener<'_>) -> Devices); 4] =
+    [("block", super::block::attach), ("net", super::net::attach), ("vsock", super::vsock::attach), ("rng", rng)];
 
 /// One device that may fail for lack of host resources.
 fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
