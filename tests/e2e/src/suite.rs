@@ -11,6 +11,7 @@ use std::fs::OpenOptions;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The VMM's log says this when nothing more can be opened.
 pub const SANDBOX_LINE: &str = "Sandbox entered";
@@ -66,13 +67,10 @@ impl Bench {
     fn open() -> Result<Self> {
         let cache = Cache::open()?;
         let (images, disks, vmm) = (Images::prepare(&cache)?, Disks::prepare(&cache)?, Vmm::find()?);
-        let target = target_directory()?;
-        let mut hasher = DefaultHasher::new();
-        target.hash(&mut hasher);
         let (machine, _) = vmm.where_to_run()?;
-        let usual = Spec::new(&format!("e2e-{:016x}", hasher.finish()), &images, &cache);
+        let usual = Spec::new(&lab_name()?, &images, &cache);
         let mut spec = Spec { machine, ..usual };
-        spec.live.push(target);
+        spec.live.push(target_directory()?);
         spec.owner = Some(std::os::unix::process::parent_id());
         spec.idle_limit_s = Some(IDLE_LIMIT_S);
         let lab = Lab::start_or_open(&spec)?;
@@ -106,27 +104,29 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
 fn run(case: &Body) -> Result<(), Failed> {
     let mut result = attempt(case);
     if let Err(error) = &result
-        && is_the_labs_fault(error)
+        && let Some(broken) = broken_lab()
     {
         count_restart(error);
-        result = attempt(case);
+        result = broken.down().map_err(anyhow::Error::from).and_then(|()| attempt(case));
     }
     result.map_err(|error| Failed::from(format!("{error:#}")))
 }
 
 fn attempt(case: &Body) -> Result<()> {
-    let bench = Bench::open().context("The lab is not ready")?;
-    let result = case(&bench);
-    if let Err(error) = &result
-        && is_the_labs_fault(error)
-    {
-        bench.lab.down().context("The broken L1 does not go down")?;
-    }
-    result
+    case(&Bench::open().context("The lab is not ready")?)
 }
 
-fn is_the_labs_fault(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(LabError::Hung { .. } | LabError::Gone { .. }))
+/// The shared L1, if it is there and does not answer.
+fn broken_lab() -> Option<Lab> {
+    let lab = Lab::open(&lab_name().ok()?).ok()?;
+    lab.run(&["true"], Duration::from_secs(10)).is_err().then_some(lab)
+}
+
+/// Each build tree has its own L1, so that two of them do not meet.
+fn lab_name() -> Result<String, LabError> {
+    let mut hasher = DefaultHasher::new();
+    target_directory()?.hash(&mut hasher);
+    Ok(format!("e2e-{:016x}", hasher.finish()))
 }
 
 /// Keeps the count beside the build, where a person and CI can see it.

@@ -99,7 +99,7 @@ fn balloon_gives_memory_back(bench: &Bench) -> Result<()> {
                  while [ $(free) -gt $((before - 190000)) ] && [ $tries -lt 300 ]; do $b usleep 100000; tries=$((tries+1)); done
                  fact taken_kib $((before - $(free))); echo TAKEN; tries=0
                  while [ $(free) -lt $((before - 30000)) ] && [ $tries -lt 300 ]; do $b usleep 100000; tries=$((tries+1)); done
-                 fact missing_kib $((before - $(free)))";
+                 missing=$((before - $(free))); fact missing_kib $((missing > 0 ? missing : 0))";
     let mut guest = bench.start(&bench.guest().balloon().script(watch))?;
     guest.wait_for("MEASURED", PATIENCE)?;
     guest.ctl(&["balloon", "200M"]).context("The balloon was not set")?;
