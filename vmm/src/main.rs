@@ -8,6 +8,7 @@ use quantix_vmm::config::{FdGrant, Plan};
 use quantix_vmm::ctl;
 use quantix_vmm::machine::{Machine, Opened, Outcome};
 use quantix_vmm::sandbox::FdStore;
+use quantix_vmm::telemetry;
 
 /// Exit status when the guest could not go on.
 const FAILED: u8 = 1;
@@ -15,6 +16,7 @@ const FAILED: u8 = 1;
 const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    telemetry::mark_spawn();
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Run { plan, fds }) => run(&plan, &fds),
         Ok(Invocation::Print(text)) => {
@@ -55,7 +57,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn run(plan: &Plan, grants: &[FdGrant]) -> ExitCode {
-    quantix_vmm::telemetry::log_to_stderr(plan.log_level);
+    telemetry::log_to_stderr(plan.log_level);
     let options: Vec<String> = grants.iter().map(|g| format!("{}={}", g.name, g.number)).collect();
     // SAFETY: nothing has been opened yet but the standard streams; the configuration file was closed.
     let fds = unsafe { FdStore::inherit(&options) };
@@ -82,7 +84,7 @@ fn run(plan: &Plan, grants: &[FdGrant]) -> ExitCode {
 
 fn report(outcome: Outcome) -> ExitCode {
     match outcome {
-        Outcome::PowerOff | Outcome::Reset => ExitCode::SUCCESS,
+        Outcome::PowerOff | Outcome::Reset | Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::Panicked => {
             eprintln!("quantix-vmm: The guest's kernel panicked");
             ExitCode::from(FAILED)

@@ -1,9 +1,10 @@
 //! The command line of `lab`. Each command is one call of the library; nothing is decided here.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec};
-use std::path::PathBuf;
+use quantix_lab::exact::{self, Figures};
+use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec, Vmm};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A Linux host with working KVM, in QEMU.
@@ -106,6 +107,15 @@ enum Command {
     },
     /// Build every image that the lab and the tests need
     BuildImages,
+    /// Boot a guest in deterministic time; compare its time and exit counts with a baseline
+    Exact {
+        /// Write the baseline instead of comparing with it
+        #[arg(long)]
+        update: bool,
+        /// The baseline
+        #[arg(long, default_value = "tests/lab/baseline.json")]
+        baseline: PathBuf,
+    },
 }
 
 impl Arguments {
@@ -141,6 +151,7 @@ impl Arguments {
                 let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
                 println!("{images:#?}\n{disks:#?}");
             }
+            Command::Exact { update, baseline } => return exact(&baseline, update),
         }
         Ok(0)
     }
@@ -154,4 +165,23 @@ fn up(mut spec: Spec, live: &[PathBuf]) -> Result<()> {
     let _stays = Lab::start(&spec)?.keep();
     eprintln!("lab: `{}` is up after {:.1} s", spec.name, start.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// A change of more than this is a regression until the baseline is changed on purpose.
+const ALLOWED_PERCENT: u64 = 3;
+
+fn exact(baseline: &Path, update: bool) -> Result<u8> {
+    let Vmm::Quantix(vmm) = Vmm::find()? else { bail!("Only quantix-vmm has a baseline") };
+    let cache = Cache::open()?;
+    let figures = exact::run(&cache, &Images::prepare(&cache)?, &vmm)?;
+    println!("{figures:#?}");
+    if update {
+        figures.write(baseline)?;
+        return Ok(0);
+    }
+    let differences = figures.differences(&Figures::read(baseline)?, ALLOWED_PERCENT);
+    for difference in &differences {
+        println!("{difference}");
+    }
+    Ok(u8::from(!differences.is_empty()))
 }

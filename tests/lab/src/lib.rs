@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod control;
 mod error;
+pub mod exact;
 pub mod guest;
 pub mod images;
 pub mod machine;

@@ -7,14 +7,16 @@ use std::os::unix::net::UnixStream;
 use libfuzzer_sys::fuzz_target;
 use quantix_vmm::backend::tap::Tap;
 use quantix_vmm::devices::net::Net;
-use quantix_vmm_fuzz::driver;
+use quantix_vmm_fuzz::{driver, operations};
 
 fuzz_target!(|data: &[u8]| {
     let (tap, wires) = Tap::over_sockets(2).expect("socket pairs");
     let mut wires: Vec<_> = wires.into_iter().map(UnixStream::from).collect();
-    wires.iter().for_each(|wire| wire.set_nonblocking(true).expect("a socket"));
+    for wire in &wires {
+        wire.set_nonblocking(true).expect("a socket");
+    }
     let mut device = Net::new("net0", Some([2, 0, 0, 0, 0, 1]), tap);
-    driver::drive(&mut device, data, |bytes| {
+    driver::drive(&mut device, operations(data), |bytes| {
         for wire in &mut wires {
             // A full or an empty wire is fine: the guest's traffic is what matters.
             let _ = wire.read(&mut [0; 2048]);

@@ -114,15 +114,15 @@ struct Bench<'a> {
     workers: Vec<Box<dyn Worker>>,
 }
 
-/// Plays `data` against `device`. `host` plays the other side of the back end.
-pub fn drive(device: &mut dyn Device, data: &[u8], mut host: impl FnMut(&[u8])) {
+/// Plays `ops` against `device`. `host` plays the other side of the back end.
+pub fn drive(device: &mut dyn Device, ops: impl IntoIterator<Item = DriverOp>, mut host: impl FnMut(&[u8])) {
     let mut guest = FakeGuest::with_memory(memory());
     guest.memory.slice(BUFFERS, BUFFER_BYTES).expect("the buffer area").zero();
     // Rings even before the first set-up, so that every operation finds a queue.
     device.queue_sizes().iter().for_each(|&size| drop(guest.add_queue(size.min(MAX_QUEUE), false)));
     let mut bench = Bench { device, guest, workers: Vec::new() };
     bench.set_up(u64::MAX, u16::MAX, false);
-    for op in super::operations(data) {
+    for op in ops {
         match op {
             DriverOp::Host(bytes) => host(&bytes),
             op => bench.play(op),

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use quantix_vmm::arch::x86_64::boot::{self, BootInfo, MapEntry};
+use quantix_vmm::arch::x86_64::boot::{self, BootInfo};
 use quantix_vmm::arch::x86_64::kernel::{self, Protocol};
+use quantix_vmm::board::{E820Entry, E820Kind, Window};
 use quantix_vmm::memory::{Backing, GuestMemory};
 
 /// Bytes of guest memory; an image is loaded at 1 MiB.
@@ -31,7 +32,7 @@ pub fn boot(image: &[u8]) {
             assert!(initrd.start >= kernel.end, "the initrd lies over the kernel");
             assert!(initrd.start + initrd.len <= MEMORY_BYTES, "the initrd lies behind memory");
         }
-        let map = [MapEntry { start: 0, len: MEMORY_BYTES, kind: 1 }];
+        let map = [E820Entry { range: Window { start: 0, size_bytes: MEMORY_BYTES }, kind: E820Kind::Ram }];
         let info = BootInfo { kernel: &kernel, command_line: "quiet", initrd, memory_map: &map, rsdp: 0xe0000 };
         boot::write(&memory(), &info).expect("boot structures below 1 MiB");
     }

@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod disk;
 pub mod driver;
 pub mod image;
 pub mod seeds;
+pub mod vsock;
 
 use serde::de::DeserializeOwned;
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::bus::{BusOp, FIRST_BAR};
 use crate::driver::{Buffer, DriverOp, RingOp};
+use crate::vsock::{PacketOp, driver_ops, header};
 use quantix_vmm::virtio::testing::BUFFERS;
 
 /// One input.
@@ -27,6 +28,13 @@ pub fn all() -> Vec<Seed> {
         for (name, ops) in list.into_iter().chain([("loop", broken_rings()), ("indirect", indirect())]) {
             add(target, name, encode(&ops));
         }
+    }
+    for (how, name, ops) in block() {
+        // Its first byte says what disk it is on.
+        add("queue_block", name, [vec![how], encode(&ops)].concat());
+    }
+    for (name, ops) in packets() {
+        add("vsock_packets", name, encode(&ops));
     }
     for (name, ops) in registers() {
         add("pci_registers", name, encode(&ops));
@@ -75,7 +83,13 @@ type Named = Vec<(&'static str, Vec<DriverOp>)>;
 
 /// What an honest driver of each device sends.
 fn devices() -> Vec<(&'static str, Named)> {
-    vec![("queue_rng", rng()), ("queue_console", console()), ("queue_balloon", balloon()), ("queue_net", net())]
+    vec![
+        ("queue_rng", rng()),
+        ("queue_console", console()),
+        ("queue_balloon", balloon()),
+        ("queue_net", net()),
+        ("queue_vsock", vsock()),
+    ]
 }
 
 fn rng() -> Named {
@@ -134,12 +148,87 @@ fn net() -> Named {
     // Class 4 (queue pairs), command 0 (set), 2 pairs.
     let control =
         [buffer(0x400, &[4, 0, 2, 0]), chain(4, &[readable(0x400, 2), readable(0x402, 2), writable(0x410, 1)])];
-    let host = DriverOp::Host(frame);
+    let host = [DriverOp::Host(frame)];
     vec![
         ("send", [&send[..], &events, &[DriverOp::Pause]].concat()),
         ("segmented", [&segmented[..], &events].concat()),
-        ("receive", [&receive[..], std::slice::from_ref(&host), &events, &[host], &events].concat()),
+        ("receive", [&receive[..], &host, &events, &host, &events].concat()),
         ("control", [&control[..], &events, &[DriverOp::Poll(0), DriverOp::Poll(1), reset(true)]].concat()),
+    ]
+}
+
+/// Requests on a disk in memory (2), on a file (0), past the page cache (4), and on one that is read-only (1).
+fn block() -> Vec<(u8, &'static str, Vec<DriverOp>)> {
+    // Section 5.2.6: kind and sector, data, a status byte. Each request has a header of its own.
+    let request = |place: u32, kind: u32, sector: u64, data: Buffer| {
+        let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+        let at = place * 0x100;
+        [buffer(at, &header), chain(0, &[readable(at, 16), data, writable(at + 0x80, 1)])]
+    };
+    let requests = [
+        request(0, 1, 0, readable(0x2000, 4096)),
+        request(1, 0, 0, writable(0x4000, 4096)),
+        request(2, 0, 1, writable(0x6001, 1024)),
+        request(3, 4, 0, readable(0x2000, 0)),
+        request(4, 8, 0, writable(0x8000, 20)),
+        request(5, 0, 128, writable(0x9000, 512)),
+    ];
+    // Section 5.2.6.2: a sector, a number of sectors, flags.
+    let range = [&8_u64.to_le_bytes()[..], &16_u32.to_le_bytes(), &1_u32.to_le_bytes()].concat();
+    let ranges =
+        [vec![buffer(0xa000, &range)], [11, 13].map(|kind| request(kind, kind, 0, readable(0xa000, 16))).concat()];
+    let events = [DriverOp::Event(0), DriverOp::Event(2), DriverOp::Poll(0), DriverOp::Pause];
+    let all = [requests.concat(), ranges.concat(), events.to_vec(), vec![reset(true)]].concat();
+    vec![
+        (0, "file", all.clone()),
+        (1, "read-only", all.clone()),
+        (2, "memory", all.clone()),
+        (4, "direct", all),
+        (2, "loop", broken_rings()),
+        (2, "indirect", indirect()),
+    ]
+}
+
+/// Three sources before there is a connection: receive, transmit, listener; then the broker, then streams.
+fn vsock() -> Named {
+    let raw: Vec<_> = driver_ops(packets().swap_remove(0).1.into_iter()).collect();
+    let split = [buffer(0, &header([5000, 1234, 0], 1, [0; 3])), chain(1, &[readable(0, 20), readable(20, 24)])];
+    vec![("guest-connects", raw), ("split-header", [&split[..], &[DriverOp::Event(1), reset(true)]].concat())]
+}
+
+/// Connections from both sides, through their whole lives.
+fn packets() -> Vec<(&'static str, Vec<PacketOp>)> {
+    let send = |op: u8, port: (u32, u32), data: &[u8]| PacketOp::Send {
+        op,
+        port,
+        flags: 3,
+        credit: (4096, 0),
+        lie: 0,
+        data: data.to_vec(),
+    };
+    let host = |what: u8, which: u8, rest: &[u8]| PacketOp::Other(DriverOp::Host([&[what, which], rest].concat()));
+    let events = |range: std::ops::Range<u8>| range.map(|e| PacketOp::Other(DriverOp::Event(e))).collect::<Vec<_>>();
+    let guest = (5000, 1234);
+    // Host ports are handed out from 2^30 on.
+    let program = (1 << 30, 80);
+    let guest_connects = [PacketOp::Room(8), send(1, guest, b""), host(1, 0, b"")];
+    let talk = [send(5, guest, b"hello"), host(3, 0, b""), host(2, 0, b"world")];
+    let host_connects = [PacketOp::Room(8), host(0, 0, b"CONNECT 80\nhi")];
+    let end = [send(7, guest, b""), send(6, guest, b""), send(4, guest, b""), send(3, guest, b"")];
+    let lie = PacketOp::Send { op: 5, port: guest, flags: 0, credit: (0, 9), lie: 100, data: vec![1; 9] };
+    vec![
+        ("guest-connects", [&guest_connects[..], &events(3..5), &talk, &events(3..5), &end].concat()),
+        (
+            "host-connects",
+            [&host_connects[..], &events(2..5), &[send(2, program, b""), send(5, program, b"x")], &events(2..6)]
+                .concat(),
+        ),
+        (
+            "hang-up",
+            [&guest_connects[..], &events(3..5), &[host(5, 0, b"")], &events(3..5), &[send(5, guest, b"x")]].concat(),
+        ),
+        ("refused", vec![PacketOp::Room(2), send(1, guest, b""), host(1, 6, b""), PacketOp::Other(DriverOp::Event(3))]),
+        ("lie", [&guest_connects[..], &events(3..5), &[lie], &[PacketOp::Other(DriverOp::Pause)]].concat()),
     ]
 }
 

@@ -151,6 +151,17 @@ pub enum HugePages {
     Size1G,
 }
 
+impl HugePages {
+    /// Size of a page in bytes.
+    pub fn page_bytes(self) -> u64 {
+        match self {
+            Self::None => 4 << 10,
+            Self::Size2M => 2 << 20,
+            Self::Size1G => 1 << 30,
+        }
+    }
+}
+
 /// One NUMA node of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

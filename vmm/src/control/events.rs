@@ -11,6 +11,8 @@ use quantix_vmm_api::v1::event::Kind;
 use quantix_vmm_api::v1::{Event, EventKind};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::telemetry::monotonic_ns;
+
 /// How many events wait for the control thread at most.
 const QUEUED_EVENTS: usize = 256;
 
@@ -48,7 +50,7 @@ struct State {
 impl EventSender {
     /// Tells that something happened now. Never waits.
     pub fn send(&self, kind: Kind) {
-        let time_ns = now_ns();
+        let time_ns = monotonic_ns();
         let mut state = self.0.lock();
         state.sequence = state.sequence.saturating_add(1);
         if state.waiting.len() >= QUEUED_EVENTS {
@@ -86,12 +88,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds.
-fn now_ns() -> u64 {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
-    clock.now().map_or(0, |now| std::time::Duration::from(now).as_nanos() as u64)
 }
 
 /// The kind under which a subscriber asks for such an event.

@@ -52,8 +52,7 @@ pub struct ServerError {
 /// The server.
 pub struct Server {
     poller: Poller,
-    listener: Listener,
-    listener_token: Token,
+    listener: Option<(Listener, Token)>,
     events: EventReceiver,
     events_token: Token,
     sessions: BTreeMap<Token, Session>,
@@ -62,19 +61,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `listener`, and tells its clients what comes out of `events`. To be made before the sandbox is entered.
+    /// Serves `listener`, if there is one, and tells its clients what comes out of `events`. To be made before the sandbox
+    /// is entered.
     ///
     /// # Errors
     /// [`ServerError`] when the host gives no epoll.
-    pub fn new(listener: Listener, events: EventReceiver) -> Result<Self, ServerError> {
+    pub fn new(listener: Option<Listener>, events: EventReceiver) -> Result<Self, ServerError> {
         let fail = |source| ServerError { what: "make an epoll", source };
         let mut poller = Poller::new().map_err(fail)?;
-        let listener_token = poller.add(listener.as_fd().as_raw_fd(), ARRIVAL).map_err(fail)?;
+        let listener = match listener {
+            Some(listener) => {
+                let token = poller.add(listener.as_fd().as_raw_fd(), ARRIVAL).map_err(fail)?;
+                Some((listener, token))
+            }
+            None => None,
+        };
         let events_token = poller.add(events.as_raw_fd(), EventSet::IN).map_err(fail)?;
         Ok(Self {
             poller,
             listener,
-            listener_token,
             events,
             events_token,
             sessions: BTreeMap::new(),
@@ -104,7 +109,7 @@ impl Server {
     pub fn on_ready(&mut self, machine: &mut dyn Commands) -> Result<(), ServerError> {
         let ready = self.poller.ready().map_err(|source| ServerError { what: "poll", source })?;
         for (token, news) in ready {
-            if token == self.listener_token {
+            if self.listener.as_ref().is_some_and(|(_, listener)| *listener == token) {
                 self.accept();
             } else if token == self.events_token {
                 self.tell_all();
@@ -125,8 +130,9 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        let Some((listener, token)) = &self.listener else { return };
         for _ in 0..ACCEPTS_A_TURN {
-            match self.listener.accept() {
+            match listener.accept() {
                 Ok(connection) if self.sessions.len() < MAX_SESSIONS => {
                     match Session::start(connection, &mut self.poller) {
                         Ok((token, session)) => drop(self.sessions.insert(token, session)),
@@ -144,7 +150,7 @@ impl Server {
             }
         }
         // There may be more. Saying again what is watched for makes the edge anew.
-        if let Err(error) = self.poller.change(self.listener.as_fd().as_raw_fd(), self.listener_token, ARRIVAL) {
+        if let Err(error) = self.poller.change(listener.as_fd().as_raw_fd(), *token, ARRIVAL) {
             log::warn!("Could not watch for control connections: {error}");
         }
     }
@@ -174,10 +180,7 @@ impl Server {
                 Err(TransportError::Malformed(error)) => {
                     session.answer(0, refusal(&error.to_string()), None);
                 }
-                Err(error) => {
-                    log::debug!("A control connection ended: {error}");
-                    return self.end(token);
-                }
+                Err(error) => return self.end(token, &error),
             }
             // Answers go out at once; when they cannot, the client is not read from any more.
             self.flush(token);
@@ -201,12 +204,14 @@ impl Server {
     fn flush(&mut self, token: Token) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
         if let Err(error) = session.flush(token, &self.poller) {
-            log::debug!("A control connection ended: {error}");
-            self.end(token);
+            self.end(token, &error);
         }
     }
 
-    fn end(&mut self, token: Token) {
+    fn end(&mut self, token: Token, why: &TransportError) {
+        if !matches!(why, TransportError::Closed) {
+            log::debug!("A control connection was ended: {why}");
+        }
         if let Some(session) = self.sessions.remove(&token) {
             session.end(&self.poller);
         }

@@ -68,7 +68,8 @@ fn json(statistics: &Statistics) -> Value {
 fn text(statistics: &Statistics, style: &Style) -> String {
     let mut vcpus = Table::new(&["VCPU", ">EXITS", ">CPU TIME", ">WAITED", "BY REASON"]);
     for vcpu in &statistics.vcpus {
-        let (time, waited) = (nanoseconds(vcpu.cpu_time_ns), nanoseconds(vcpu.run_delay_ns));
+        let time = nanoseconds(vcpu.cpu_time_ns);
+        let waited = vcpu.run_delay_ns.map_or("–".to_owned(), nanoseconds);
         vcpus.row([vcpu.index.to_string(), count(exits(vcpu)), time, waited, reasons(vcpu)]);
     }
     let mut queues = Table::new(&["DEVICE", ">QUEUE", ">OPERATIONS", ">BYTES", ">ERRORS", ">FAULTS", ">P50", ">P99"]);
@@ -94,7 +95,8 @@ fn rates_text(rates: &Statistics, elapsed: u64, style: &Style) -> String {
     let mut vcpus = Table::new(&["VCPU", ">EXITS/S", ">CPU", ">WAITED", "BY REASON"]);
     for vcpu in &rates.vcpus {
         let exits = count(per_second(exits(vcpu), elapsed));
-        let (busy, waited) = (share(vcpu.cpu_time_ns, elapsed), share(vcpu.run_delay_ns, elapsed));
+        let busy = share(vcpu.cpu_time_ns, elapsed);
+        let waited = vcpu.run_delay_ns.map_or("–".to_owned(), |delay| share(delay, elapsed));
         vcpus.row([vcpu.index.to_string(), exits, busy, waited, reasons(vcpu)]);
     }
     let mut queues = Table::new(&["DEVICE", ">QUEUE", ">OPS/S", ">BYTES/S", ">ERRORS", ">P50", ">P99"]);
@@ -167,7 +169,8 @@ fn difference(before: &Statistics, now: &Statistics) -> Statistics {
     let mut rates = now.clone();
     for vcpu in &mut rates.vcpus {
         let Some(old) = before.vcpus.iter().find(|old| old.index == vcpu.index) else { continue };
-        vcpu.run_delay_ns = vcpu.run_delay_ns.saturating_sub(old.run_delay_ns);
+        let before = old.run_delay_ns.unwrap_or(0);
+        vcpu.run_delay_ns = vcpu.run_delay_ns.map(|now| now.saturating_sub(before));
         vcpu.cpu_time_ns = vcpu.cpu_time_ns.saturating_sub(old.cpu_time_ns);
         for exit in &mut vcpu.exits {
             let counted = old.exits.iter().find(|old| old.reason == exit.reason).map_or(0, |old| old.count);
@@ -208,7 +211,7 @@ mod tests {
         let vcpu = VcpuStatistics {
             index: 0,
             exits: vec![exit(ExitReason::PioWrite, 5), exit(ExitReason::MmioWrite, mmio)],
-            run_delay_ns: time_ns / 100,
+            run_delay_ns: Some(time_ns / 100),
             cpu_time_ns: time_ns / 2,
         };
         let device = DeviceStatistics { device_id: "disk0".into(), queues: vec![queue] };

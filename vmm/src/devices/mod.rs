@@ -6,6 +6,7 @@ pub mod balloon;
 pub mod block;
 mod config_space;
 pub mod console;
+mod controls;
 pub mod legacy;
 pub mod net;
 pub mod registry;

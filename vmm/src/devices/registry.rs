@@ -3,13 +3,12 @@
 //! Runs on the main thread, before the sandbox: a row opens what its device needs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::balloon::{Balloon, BalloonOptions};
-use super::net::Net;
-use crate::backend::tap::Tap;
-use crate::config::{HugePages, MacAddress, NetPlan, Plan, TapSource};
-use crate::machine::{Handles, OpenError};
-use crate::memory::PAGE_SIZE;
+use crate::config::{Endpoint, Plan};
+use crate::control::ConsoleOutput;
+use crate::machine::{Handles, OpenError, Stream, Tee, sink_of};
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -28,6 +27,11 @@ impl Opener<'_> {
     pub fn passed(&mut self, option: &str, name: &crate::config::FdName) -> Result<OwnedFd, OpenError> {
         crate::machine::passed(self.fds, option, name)
     }
+
+    /// The character stream that `endpoint` means, for the option `option`.
+    fn stream(&mut self, option: &str, endpoint: &Endpoint) -> Result<Stream, OpenError> {
+        crate::machine::open_endpoint(self.fds, option, endpoint)
+    }
 }
 
 /// Makes all devices of one kind that the plan asks for.
@@ -36,7 +40,14 @@ pub type Row = fn(&mut Opener<'_>) -> Devices;
 type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
 
 /// One row a device, in the order of PCI slots.
-pub const ROWS: [(&str, Row); 4] = [("block", super::block::attach), ("net", net), ("rng", rng), ("balloon", balloon)];
+pub const ROWS: [(&str, Row); 6] = [
+    ("block", super::block::attach),
+    ("net", super::net::attach),
+    ("vsock", super::vsock::attach),
+    ("rng", rng),
+    ("console", console),
+    ("balloon", balloon),
+];
 
 /// One device that may fail for lack of host resources.
 fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
@@ -50,37 +61,30 @@ fn rng(opener: &mut Opener<'_>) -> Devices {
     if opener.plan.rng { one(super::rng::Rng::new("rng0")) } else { Ok(Vec::new()) }
 }
 
-fn net(opener: &mut Opener<'_>) -> Devices {
-    let plans = opener.plan.nets.clone();
-    plans.iter().map(|plan| net_device(opener, plan)).collect()
-}
-
-fn net_device(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Box<dyn Device>, OpenError> {
-    let pairs = plan.queues.get();
-    let (value, tap) = match &plan.tap {
-        TapSource::Name(name) => (format!("tap={name}"), Tap::open(name.as_str(), pairs)),
-        TapSource::Fds(names) => {
-            let fds = names.iter().map(|name| opener.passed("--net", name)).collect::<Result<_, _>>()?;
-            let value = names.iter().map(|name| format!("fd:{name}")).collect::<Vec<_>>().join(",");
-            (value.clone(), Tap::from_fds(&value, fds))
-        }
-    };
-    let tap = tap.map_err(|error| OpenError::new("--net", value, error.to_string()))?;
-    Ok(Box::new(Net::new(plan.id.to_string(), plan.mac.map(MacAddress::octets), tap)))
+fn console(opener: &mut Opener<'_>) -> Devices {
+    let stream = opener.stream("--console", &opener.plan.console)?;
+    if matches!(stream, Stream::Off) {
+        return Ok(Vec::new());
+    }
+    let host = |what: &str, error| OpenError::host(&HostError::new(what, error));
+    let output = Arc::new(ConsoleOutput::new().map_err(|e| host("Could not make the console's eventfd", e))?);
+    let besides = sink_of(&stream).map_err(|error| OpenError::host(&error))?;
+    let sink = Arc::new(Tee::new(output.clone(), besides));
+    let console = super::console::Console::new("console0", sink).map_err(|error| OpenError::host(&error))?;
+    opener.handles.console = Some((output, Box::new(console.handle().input())));
+    Ok(vec![Box::new(console)])
 }
 
 fn balloon(opener: &mut Opener<'_>) -> Devices {
     let Some(plan) = opener.plan.balloon else { return Ok(Vec::new()) };
-    let page_bytes = match opener.plan.memory.hugepages {
-        HugePages::None => PAGE_SIZE,
-        HugePages::Size2M => 2 << 20,
-        HugePages::Size1G => 1 << 30,
+    let options = BalloonOptions {
+        page_bytes: opener.plan.memory.hugepages.page_bytes(),
+        deflate_on_oom: plan.deflate_on_oom,
+        page_reporting: plan.free_page_reporting,
     };
-    let options =
-        BalloonOptions { page_bytes, deflate_on_oom: plan.deflate_on_oom, page_reporting: plan.free_page_reporting };
-    let device = Balloon::new("balloon0", options).map_err(|error| OpenError::host(&error))?;
-    let handle = device.handle();
+    let balloon = Balloon::new("balloon0", options).map_err(|error| OpenError::host(&error))?;
+    let handle = balloon.handle();
     handle.set_target_bytes(plan.size_bytes);
-    opener.handles.balloon = Some(handle);
-    Ok(vec![Box::new(device)])
+    opener.handles.balloon = Some(Box::new(handle));
+    Ok(vec![Box::new(balloon)])
 }

@@ -147,6 +147,7 @@ pub(super) fn msrs(entries: &[kvm_bindings::kvm_msr_entry]) -> Result<Msrs, KvmE
 
 impl MsiSink for Vm {
     fn signal(&self, address: u64, data: u32) -> std::io::Result<()> {
+        let address = with_wide_destination(address);
         let msi =
             kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
         self.fd.signal_msi(msi).map(drop).map_err(|e| std::io::Error::from_raw_os_error(e.errno()))

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
 
+use super::control::ControlSide;
 use super::events::EventSink;
 use super::exits::Buses;
-use super::open::{Handles, OpenError, Opened, Stream};
-use super::output::{FileSink, NoSink};
+use super::handles::Handles;
+use super::open::{OpenError, Opened, Stream};
+use super::output::{FileSink, NoSink, Tee};
 use crate::arch::x86_64::boot::{self, BootError, BootInfo};
 use crate::arch::x86_64::cpuid::{self, Topology};
 use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
@@ -19,6 +21,7 @@ use crate::board::{Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
 use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
 use crate::config::{Endpoint, HugePages, Plan};
+use crate::control::{ConsoleOutput, Server};
 use crate::devices::console::ConsoleSink;
 use crate::devices::legacy::SignalSink;
 use crate::devices::legacy::i8042::I8042;
@@ -32,6 +35,7 @@ use crate::kvm::{Gate, KvmError, Vcpu, VcpuCounters, Vm};
 use crate::memory::{Backing, GuestMemory, MemoryError, Pages};
 use crate::reactor::Reactor;
 use crate::sandbox::FdStore;
+use crate::telemetry::{Step, mark};
 use crate::virtio::pci::{BAR_SIZE, VirtioPci, Wiring};
 use crate::virtio::{Device, HostError, WorkerHost};
 
@@ -84,9 +88,12 @@ pub struct Machine {
     pub(super) serial: Serial,
     pub(super) serial_stream: Stream,
     pub(super) io_threads: usize,
-    pub(super) handles: Handles,
-    pub(super) ged: Events,
+    pub(super) control: ControlSide,
+    pub(super) server: Option<Server>,
 }
+
+/// A device on the bus, for whoever looks at it from outside.
+pub(super) type SharedFunction = Arc<Mutex<VirtioPci>>;
 
 /// The reactor's place: its threads start after the sandbox is entered, the transports that use it exist before.
 #[derive(Default)]
@@ -161,6 +168,7 @@ fn write_tables(memory: &GuestMemory, layout: &Layout, plan: &Plan) -> Result<u6
 impl Machine {
     /// Builds the machine that `plan` describes from what was opened for it.
     pub fn build(plan: &Plan, mut opened: Opened, fds: &mut FdStore) -> Result<Self, BuildError> {
+        mark(Step::Fds);
         let vm = Arc::new(Vm::new(opened.kvm)?);
         let supported = vm.supported_cpuid()?;
         let layout = lay_out(plan, cpuid::address_bits(&supported))?;
@@ -168,6 +176,7 @@ impl Machine {
         let memory = GuestMemory::map(&ranges, backing(plan))?;
         vm.set_memory(&memory)?;
         vm.create_irqchip()?;
+        mark(Step::KvmCreate);
         let path = plan.boot.kernel.to_string();
         let kernel = kernel::load(&memory, &mut opened.kernel, Protocol::Auto)
             .map_err(|source| BuildError::Kernel { path, source })?;
@@ -185,21 +194,27 @@ impl Machine {
             rsdp: write_tables(&memory, &layout, plan)?,
         };
         boot::write(&memory, &info)?;
+        mark(Step::Load);
 
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let sink = serial_sink(&opened.serial)?;
+        let seen = Arc::new(ConsoleOutput::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
+        let sink = Arc::new(Tee::new(seen.clone(), sink_of(&opened.serial)?));
         let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
-        let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)));
+        let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)))?;
         let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
         let mut handles = Handles::default();
         let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
         let io_threads = devices.iter().map(|d| d.queue_sizes().len()).max().unwrap_or(1).clamp(1, 1);
         let workers = Arc::new(LateReactor::default());
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
-        let pci = Arc::new(pci_bus(devices, &wiring)?);
+        let (pci, functions) = pci_bus(devices, &wiring)?;
+        let pci = Arc::new(pci);
         let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
         let buses = Arc::new(wire(pci, legacy, &events)?);
+        handles.power_button = Some(Box::new(move || ged.press_power_button()));
         let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
+        let mut control = ControlSide::new(plan, functions, handles, fds)?;
+        let server = control.serve(opened.api_socket, (seen, Box::new(serial.clone())))?;
         Ok(Self {
             vm,
             memory,
@@ -211,8 +226,8 @@ impl Machine {
             serial,
             serial_stream: opened.serial,
             io_threads,
-            handles,
-            ged,
+            control,
+            server: Some(server),
         })
     }
 }
@@ -225,9 +240,10 @@ fn open_devices(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenErr
     Ok(devices)
 }
 
-fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
+/// Where output goes that is meant for `stream`.
+pub fn sink_of(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
     let doubled = |result: std::io::Result<std::os::fd::OwnedFd>| {
-        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate the serial output", e))
+        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate a console's output", e))
     };
     Ok(match stream {
         Stream::Off | Stream::Listener(_) => Arc::new(NoSink),
@@ -240,14 +256,16 @@ fn serial_sink(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
 }
 
 /// Puts the devices behind the root complex, from slot 1 on, their BARs side by side.
-fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<PciRoot, BuildError> {
+fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, Vec<SharedFunction>), BuildError> {
     let mut root = PciRoot::default();
+    let mut functions = Vec::new();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
         let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
-        let function = VirtioPci::new(device, wiring.clone(), bar)?;
-        root.insert(slot, Arc::new(Mutex::new(function))).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
+        let function = Arc::new(Mutex::new(VirtioPci::new(device, wiring.clone(), bar)?));
+        functions.push(function.clone());
+        root.insert(slot, function).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
-    Ok(root)
+    Ok((root, functions))
 }
 
 /// The devices that are not on PCI.

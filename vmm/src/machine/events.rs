@@ -21,6 +21,10 @@ pub enum MachineEvent {
     Panicked,
     /// The guest's kernel crashed and loads another (pvpanic).
     CrashLoaded,
+    /// A client of the control socket wants the machine to be reset.
+    ResetAsked,
+    /// A client of the control socket wants the machine to end.
+    StopAsked,
     /// KVM gave up on a vCPU.
     Failed(Box<Failure>),
 }

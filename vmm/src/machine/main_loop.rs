@@ -1,15 +1,19 @@
 //! The main thread once the machine is built: sandbox, threads, and then events until the guest ends.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::build::Machine;
+use super::control::{VcpuThread, open_schedule};
 use super::events::MachineEvent;
+use crate::control::{self, Server};
 use crate::kvm::{self, Failure, Phase, VcpuStop};
 use crate::reactor::Reactor;
 use crate::sandbox::{self, Role};
+use crate::telemetry::{Step, mark};
 use crate::virtio::HostError;
 
 /// How a guest ended.
@@ -21,6 +25,8 @@ pub enum Outcome {
     Reset,
     /// Its kernel panicked.
     Panicked,
+    /// A client of the control socket ended it.
+    Stopped,
     /// KVM gave up on it.
     Failed(Box<Failure>),
 }
@@ -58,8 +64,13 @@ impl Machine {
         let epoll = Epoll::new().map_err(host("Could not make an epoll set"))?;
         let watch = EpollEvent::new(EventSet::IN, 0);
         epoll.ctl(ControlOperation::Add, self.events.fd(), watch).map_err(host("Could not watch for events"))?;
+        let mut server = self.server.take();
+        if let Some(server) = &server {
+            let watch = EpollEvent::new(EventSet::IN, 0);
+            epoll.ctl(ControlOperation::Add, server.as_raw_fd(), watch).map_err(host("Could not watch for clients"))?;
+        }
         if sandboxed {
-            sandbox::enter_process()?;
+            self.control.sandbox = Some(sandbox::enter_process()?);
         } else {
             log::warn!("Running without a sandbox: a guest that breaks out has this process's rights");
         }
@@ -70,9 +81,16 @@ impl Machine {
         if sandboxed {
             log::info!("Sandbox entered");
         }
+        mark(Step::Sandbox);
+        self.control.enter(control::Phase::Running);
+        mark(Step::FirstVcpuEntry);
         self.gate.set(Phase::Running);
-        let outcome = self.watch(&epoll);
+        let outcome = self.watch(&epoll, server.as_mut());
         self.gate.set(Phase::Stopped);
+        self.control.enter(control::Phase::Stopped);
+        if let Some(server) = server {
+            server.finish();
+        }
         for thread in threads {
             // A panic of a vCPU thread has been reported by the panic hook already.
             let _ = thread.join();
@@ -83,13 +101,14 @@ impl Machine {
     fn start_vcpus(&mut self, sandboxed: bool) -> Result<Vec<JoinHandle<()>>, HostError> {
         let (entered, all_entered) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
-        for (mut vcpu, counters) in self.vcpus.drain(..) {
+        for (index, (mut vcpu, counters)) in self.vcpus.drain(..).enumerate() {
             let (gate, buses, events) = (self.gate.clone(), self.buses.clone(), self.events.clone());
             let entered = entered.clone();
             let body = move || {
+                let (id, schedule) = (nix::unistd::gettid(), open_schedule());
                 enter(Role::Vcpu, sandboxed);
                 // The receiver waits for all of us; it is gone only when another thread could not be started.
-                let _ = entered.send(());
+                let _ = entered.send((index, VcpuThread { id, counters: counters.clone(), schedule }));
                 drop(entered);
                 vcpu.run(&gate, buses.as_ref(), &counters, &|stop| match stop {
                     VcpuStop::TripleFault => events.send(MachineEvent::Reset),
@@ -101,14 +120,17 @@ impl Machine {
             threads.push(thread.map_err(host("Could not start a vCPU thread"))?);
         }
         drop(entered);
+        let mut ready = Vec::new();
         for _ in &threads {
             let gone = |_| HostError::new("A vCPU thread ended at once", std::io::ErrorKind::BrokenPipe.into());
-            all_entered.recv().map_err(gone)?;
+            ready.push(all_entered.recv().map_err(gone)?);
         }
+        ready.sort_by_key(|(index, _)| *index);
+        self.control.vcpus = ready.into_iter().map(|(_, thread)| thread).collect();
         Ok(threads)
     }
 
-    fn watch(&self, epoll: &Epoll) -> Outcome {
+    fn watch(&mut self, epoll: &Epoll, mut server: Option<&mut Server>) -> Outcome {
         let mut events = [EpollEvent::default(); 8];
         loop {
             if let Err(error) = epoll.wait(-1, &mut events)
@@ -116,12 +138,20 @@ impl Machine {
             {
                 log::error!("The main thread cannot wait for events: {error}");
             }
+            // Clients first: the answer to a command that ends the machine has gone out then.
+            if let Some(server) = server.as_deref_mut()
+                && let Err(error) = server.on_ready(self)
+            {
+                log::error!("{error}: {}", error.source);
+            }
             while let Some(event) = self.events.take() {
+                self.control.tell(&event);
                 match event {
                     MachineEvent::PowerOff => return Outcome::PowerOff,
-                    MachineEvent::Reset => return Outcome::Reset,
+                    MachineEvent::Reset | MachineEvent::ResetAsked => return Outcome::Reset,
                     MachineEvent::Panicked => return Outcome::Panicked,
                     MachineEvent::CrashLoaded => log::warn!("The guest's kernel crashed and loads another"),
+                    MachineEvent::StopAsked => return Outcome::Stopped,
                     MachineEvent::Failed(failure) => return Outcome::Failed(failure),
                 }
             }

@@ -11,13 +11,17 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod control;
 mod events;
 mod exits;
+mod handles;
 mod main_loop;
 mod open;
 mod output;
 
-pub use build::{BuildError, Machine};
+pub use build::{BuildError, Machine, sink_of};
 pub use events::{EventSink, MachineEvent};
+pub use handles::{Handles, PowerButton};
 pub use main_loop::{Outcome, RunError};
-pub use open::{Handles, OpenError, Opened, passed};
+pub use open::{OpenError, Opened, Stream, open_endpoint, passed};
+pub use output::Tee;

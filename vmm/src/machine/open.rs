@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::config::{Endpoint, FdName, Plan, Source};
-use crate::devices::balloon::BalloonHandle;
+use crate::control::{Listener, TransportError};
 use crate::sandbox::FdStore;
 use crate::virtio::HostError;
 
@@ -47,13 +47,6 @@ fn in_words(error: &io::Error) -> String {
     }
 }
 
-/// Things that devices leave for the control socket when they are made.
-#[derive(Default)]
-pub struct Handles {
-    /// The balloon, when there is one.
-    pub balloon: Option<BalloonHandle>,
-}
-
 /// The files of a machine.
 pub struct Opened {
     /// `/dev/kvm`.
@@ -64,6 +57,8 @@ pub struct Opened {
     pub initrd: Option<File>,
     /// Where serial output goes and input comes from.
     pub serial: Stream,
+    /// The control socket.
+    pub api_socket: Option<Listener>,
 }
 
 /// A character stream of the host.
@@ -126,7 +121,8 @@ fn open_kvm(fds: &mut FdStore) -> Result<OwnedFd, OpenError> {
     })
 }
 
-fn open_endpoint(fds: &mut FdStore, option: &str, endpoint: &Endpoint) -> Result<Stream, OpenError> {
+/// The character stream that `endpoint` means, for the option `option`.
+pub fn open_endpoint(fds: &mut FdStore, option: &str, endpoint: &Endpoint) -> Result<Stream, OpenError> {
     match endpoint {
         Endpoint::Off => Ok(Stream::Off),
         Endpoint::Stdio => Ok(Stream::Stdio),
@@ -146,6 +142,22 @@ fn open_endpoint(fds: &mut FdStore, option: &str, endpoint: &Endpoint) -> Result
     }
 }
 
+fn open_api_socket(fds: &mut FdStore, source: &Source) -> Result<Listener, OpenError> {
+    const OPTION: &str = "--api-socket";
+    match source {
+        Source::Fd(name) => Listener::from_fd(passed(fds, OPTION, name)?)
+            .map_err(|error| OpenError::new(OPTION, format!("fd:{name}"), error.to_string())),
+        Source::Path(path) => Listener::bind(path).map_err(|error| {
+            let reason = match &error {
+                TransportError::Path { source, .. } => in_words(source),
+                TransportError::InUse { .. } => "another process listens there; choose another path".to_owned(),
+                other => other.to_string(),
+            };
+            OpenError::new(OPTION, path.display(), reason)
+        }),
+    }
+}
+
 impl Opened {
     /// Opens all but the devices, which open what is theirs.
     pub fn open(plan: &Plan, fds: &mut FdStore) -> Result<Self, OpenError> {
@@ -154,6 +166,7 @@ impl Opened {
             initrd: plan.boot.initrd.as_ref().map(|s| open_source(fds, "--initrd", s)).transpose()?,
             kvm: open_kvm(fds)?,
             serial: open_endpoint(fds, "--serial", &plan.serial)?,
+            api_socket: plan.api_socket.as_ref().map(|source| open_api_socket(fds, source)).transpose()?,
         })
     }
 }

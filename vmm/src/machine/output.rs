@@ -1,10 +1,15 @@
-//! Where the serial port's output goes when it goes straight to a descriptor of the host.
+//! Where the output of serial port and console goes: to a ring that viewers look at, and to a descriptor of the host.
+//!
+//! Called by vCPU threads and I/O threads.
 
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::control::ConsoleOutput;
 use crate::devices::console::ConsoleSink;
+use crate::telemetry::{Step, mark};
 
 /// Writes to a file; what cannot be written is dropped, and said once.
 pub struct FileSink {
@@ -26,6 +31,27 @@ impl ConsoleSink for FileSink {
         {
             log::warn!("Console output is being lost: {error}");
         }
+    }
+}
+
+/// Prints to a console that viewers can look at, and to where the user wants it besides.
+pub struct Tee {
+    seen: Arc<ConsoleOutput>,
+    besides: Arc<dyn ConsoleSink>,
+}
+
+impl Tee {
+    /// Prints to both.
+    pub fn new(seen: Arc<ConsoleOutput>, besides: Arc<dyn ConsoleSink>) -> Self {
+        Self { seen, besides }
+    }
+}
+
+impl ConsoleSink for Tee {
+    fn write(&self, bytes: &[u8]) {
+        mark(Step::FirstGuestWrite);
+        self.besides.write(bytes);
+        self.seen.print(bytes);
     }
 }
 

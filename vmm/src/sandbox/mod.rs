@@ -48,6 +48,7 @@ mod lists;
 mod process;
 mod report;
 mod seccomp;
+pub mod usage;
 
 pub use fd_store::{FdName, FdStore, FdStoreError};
 pub use process::{ProcessError, ProcessSandbox, enter_process, landlock_of_this_kernel};

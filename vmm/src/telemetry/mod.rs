@@ -4,6 +4,8 @@
 
 mod counters;
 mod stderr_log;
+mod timeline;
 
 pub use counters::{HISTOGRAM_BUCKETS, QueueCounters, QueueSnapshot};
 pub use stderr_log::log_to_stderr;
+pub use timeline::{Step, clock_ns, mark, mark_spawn, monotonic_ns, timeline};

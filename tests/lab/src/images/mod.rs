@@ -79,13 +79,16 @@ pub fn script_archive(script: &str) -> Vec<u8> {
 
 fn l1_initramfs(cache: &Cache, kernel: &Kernel) -> Result<PathBuf, LabError> {
     let recipe = initramfs_recipe("l1", kernel, &L1_MODULES)?.with("init", L1_INIT).with("agent", AGENT);
-    build(cache, &recipe, || {
-        let mut archive = Archive::default();
-        archive.file("bin/lab-agent", 0o755, AGENT);
-        add_base(&mut archive, L1_INIT)?;
-        modules::pack(&mut archive, &kernel.module_tree(), &L1_MODULES)?;
-        Ok(archive)
-    })
+    build(cache, &recipe, || l1_archive(kernel, &L1_MODULES))
+}
+
+/// L1's initramfs with these modules; more may be added.
+pub(crate) fn l1_archive(kernel: &Kernel, modules: &[&str]) -> Result<Archive, LabError> {
+    let mut archive = Archive::default();
+    archive.file("bin/lab-agent", 0o755, AGENT);
+    add_base(&mut archive, L1_INIT)?;
+    modules::pack(&mut archive, &kernel.module_tree(), modules)?;
+    Ok(archive)
 }
 
 fn guest_initramfs(cache: &Cache, kernel: &Kernel) -> Result<PathBuf, LabError> {

@@ -5,6 +5,7 @@ mod qmp;
 mod spec;
 mod supervisor;
 
+pub(crate) use spec::KERNEL_WORDS;
 pub use spec::{Machine, PORTS, RunDirectory, Spec};
 pub use supervisor::supervise_if_asked;
 

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 const HERE_INIT: &str = include_str!("../../guest/here-init.sh");
 
+/// L1's kernel command line, as far as it is always the same.
+pub(crate) const KERNEL_WORDS: &str =
+    "console=ttyS0 quiet loglevel=4 panic=-1 tsc=reliable no_timer_check mitigations=off random.trust_cpu=on";
 /// How many clients can be served at once.
 pub const PORTS: usize = 4;
 
@@ -168,9 +171,7 @@ impl Spec {
     }
 
     fn kernel_command_line(&self) -> String {
-        let mut words = String::from(
-            "console=ttyS0 quiet loglevel=4 panic=-1 tsc=reliable no_timer_check mitigations=off random.trust_cpu=on",
-        );
+        let mut words = String::from(KERNEL_WORDS);
         let _infallible = write!(words, " lab.modules={}", self.modules.display());
         for (index, path) in self.shares().skip(1) {
             let _infallible = write!(words, " lab.share{index}={}", path.display());

@@ -22,6 +22,8 @@ mod ring;
 mod slot;
 
 #[cfg(test)]
+mod qcow2_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;

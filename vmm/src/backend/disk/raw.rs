@@ -1,7 +1,7 @@
 //! Raw disks: bytes of the disk are bytes of the file.
 //!
 //! Opened by the main thread; a queue runs on one reactor thread. Which way a request goes was measured
-//! (`cargo run --release --example disk_paths`, figures in `vmm/src/backend/README.md`):
+//! (`cargo run --release --example disk_ways FILE`, figures in `vmm/src/backend/README.md`):
 //!
 //! - What is in the page cache is read on the spot by `preadv2(RWF_NOWAIT)`: nothing is faster, at any depth. What is not
 //!   there answers `EAGAIN` and goes to `io_uring`, so that a slow disk never holds up the thread.
@@ -26,11 +26,24 @@ use super::{Disk, DiskError, DiskQueue, DiskRequest, DiskShape, OnDone, Started}
 /// Granularity of the page cache in bytes.
 const PAGE: u64 = 4096;
 
+/// Which ways requests may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ways {
+    /// Each the one that suits it.
+    #[default]
+    Both,
+    /// All over the ring: to measure what the other way is worth.
+    RingOnly,
+    /// All on the spot, which may block: for a disk that comes when no ring can be made any more.
+    InlineOnly,
+}
+
 /// A raw disk; see the module's header.
 pub struct RawDisk {
     name: String,
     backing: Arc<RawFile>,
     shape: DiskShape,
+    ways: Ways,
 }
 
 /// What the queues of a disk share.
@@ -48,8 +61,9 @@ struct RawFile {
 
 impl RawDisk {
     /// A raw disk on an opened file.
-    pub fn new(opened: DiskFile) -> Result<Self, DiskError> {
-        let shape = opened.shape()?;
+    pub fn new(opened: DiskFile, ways: Ways) -> Result<Self, DiskError> {
+        let mut shape = opened.shape()?;
+        shape.may_block = ways == Ways::InlineOnly;
         let alignment = opened.alignment();
         if !shape.capacity_bytes.is_multiple_of(alignment.offset) {
             let reason = "direct I/O needs a multiple of the host's block size";
@@ -64,7 +78,7 @@ impl RawDisk {
             patching: Mutex::new(()),
             file: opened.file,
         };
-        Ok(Self { name: opened.name, backing: Arc::new(backing), shape })
+        Ok(Self { name: opened.name, backing: Arc::new(backing), shape, ways })
     }
 }
 
@@ -74,14 +88,16 @@ impl Disk for RawDisk {
     }
 
     fn open_queue(&self, depth: u16) -> Result<Box<dyn DiskQueue>, DiskError> {
-        let ring = match Ring::new(self.backing.file.as_fd(), depth) {
-            Ok(ring) => Some(ring),
-            Err(error) => {
-                log::warn!("Disk {} goes without io_uring, which this host refuses: {error}", self.name);
-                None
-            }
-        };
-        Ok(Box::new(RawQueue::new(self.backing.clone(), ring, depth)))
+        let mut queue = RawQueue::new(self.backing.clone(), depth);
+        if self.ways == Ways::InlineOnly {
+            return Ok(Box::new(queue));
+        }
+        match Ring::new(self.backing.file.as_fd(), depth) {
+            Ok(ring) => queue.ring = Some(ring),
+            Err(error) => log::warn!("Disk {} goes without io_uring, which this host refuses: {error}", self.name),
+        }
+        queue.inline = self.ways == Ways::Both;
+        Ok(Box::new(queue))
     }
 }
 
@@ -89,6 +105,8 @@ impl Disk for RawDisk {
 pub(super) struct RawQueue {
     backing: Arc<RawFile>,
     ring: Option<Ring>,
+    /// Whether requests may be tried on the spot although there is a ring.
+    inline: bool,
     slots: Vec<Slot>,
     free: Vec<u16>,
     nowait_reads: bool,
@@ -97,10 +115,11 @@ pub(super) struct RawQueue {
 }
 
 impl RawQueue {
-    fn new(backing: Arc<RawFile>, ring: Option<Ring>, depth: u16) -> Self {
+    fn new(backing: Arc<RawFile>, depth: u16) -> Self {
         Self {
             backing,
-            ring,
+            ring: None,
+            inline: true,
             slots: (0..depth).map(|_| Slot::new()).collect(),
             free: (0..depth).rev().collect(),
             nowait_reads: true,
@@ -113,6 +132,7 @@ impl RawQueue {
     fn inline_flags(&mut self, slot: &Slot) -> Option<i32> {
         let RawFile { direct, in_memory, .. } = *self.backing;
         match slot.job {
+            _ if !self.inline => None,
             Job::Read | Job::Write if in_memory => Some(0),
             Job::Read if !direct && self.nowait_reads => Some(libc::RWF_NOWAIT),
             Job::Write if !direct && self.nowait_writes => Some(libc::RWF_NOWAIT),

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::open::{DiskAccess, DiskFile};
-use super::raw::RawDisk;
+use super::raw::{RawDisk, Ways};
 use super::{Disk, DiskError, DiskQueue, DiskRequest, Started};
 use crate::memory::{Backing, GuestMemory, GuestSlice};
 
@@ -67,7 +67,7 @@ pub(super) fn read(queue: &mut dyn DiskQueue, memory: GuestMemory, offset: u64, 
 }
 
 fn open(path: &Path, access: DiskAccess) -> Box<dyn DiskQueue> {
-    RawDisk::new(DiskFile::open(path, access).unwrap()).unwrap().open_queue(8).unwrap()
+    RawDisk::new(DiskFile::open(path, access).unwrap(), Ways::Both).unwrap().open_queue(8).unwrap()
 }
 
 /// Drops the file's pages from the page cache, so that reads must wait.
@@ -89,17 +89,19 @@ const SCATTERS: [&[(u64, u64)]; 4] = [
 
 #[test]
 fn what_is_written_is_read_back_on_every_path() {
-    for access in [BUFFERED, DIRECT] {
+    let every_way = [Ways::Both, Ways::RingOnly, Ways::InlineOnly];
+    for (access, ways) in [BUFFERED, DIRECT].into_iter().flat_map(|a| every_way.map(|w| (a, w))) {
         let file = pattern_file();
         let mut model = pattern(0, SIZE as usize);
-        let mut queue = open(file.path(), access);
+        let disk = RawDisk::new(DiskFile::open(file.path(), access).unwrap(), ways).unwrap();
+        let mut queue = disk.open_queue(8).unwrap();
         let memory = memory();
         for (round, parts) in SCATTERS.iter().enumerate() {
             for offset in [0, 4096, 512 * 3, SIZE - (256 << 10)] {
                 make_cold(file.as_file());
                 let len: u64 = parts.iter().map(|p| p.1).sum();
                 let range = offset as usize..(offset + len) as usize;
-                let context = format!("{access:?} {parts:?} at {offset}");
+                let context = format!("{access:?} {ways:?} {parts:?} at {offset}");
                 assert!(read(queue.as_mut(), memory, offset, parts) == model[range.clone()], "cold {context}");
                 let new = pattern(1000 + round as u64, len as usize);
                 let from = slices(memory, parts);
@@ -231,7 +233,8 @@ fn a_bad_disk_is_refused_with_its_name_and_the_reason() {
     std::fs::write(path("odd"), [0; 5000]).unwrap();
     nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     let refuse = |name: &str, access| {
-        let error = DiskFile::open(&path(name), access).and_then(RawDisk::new).err().expect(name);
+        let error =
+            DiskFile::open(&path(name), access).and_then(|file| RawDisk::new(file, Ways::Both)).err().expect(name);
         let text = error.to_string();
         assert!(text.contains(path(name).to_str().unwrap()), "{text}");
         text
@@ -240,7 +243,7 @@ fn a_bad_disk_is_refused_with_its_name_and_the_reason() {
     assert!(refuse(".", BUFFERED).contains("is a directory, not a regular file"));
     assert!(refuse("fifo", BUFFERED).contains("is a named pipe"));
     assert!(refuse("short", BUFFERED).contains("511 bytes long"));
-    let odd = RawDisk::new(DiskFile::open(&path("odd"), BUFFERED).unwrap()).unwrap();
+    let odd = RawDisk::new(DiskFile::open(&path("odd"), BUFFERED).unwrap(), Ways::Both).unwrap();
     assert_eq!(odd.shape().capacity_bytes, 4608);
     let read_only_fd = File::open(path("odd")).unwrap();
     let refused = DiskFile::adopt("fd:disk".into(), read_only_fd, BUFFERED).unwrap_err();

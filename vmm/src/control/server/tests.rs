@@ -107,7 +107,7 @@ impl Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("control");
         let (events, receiver) = event_queue().expect("a queue");
-        let server = Server::new(Listener::bind(&path).expect("bound"), receiver).expect("a server");
+        let server = Server::new(Some(Listener::bind(&path).expect("bound")), receiver).expect("a server");
         let main_loop = Epoll::new().expect("an epoll");
         let event = EpollEvent::new(EventSet::IN, 0);
         main_loop.ctl(ControlOperation::Add, server.as_raw_fd(), event).expect("watched");

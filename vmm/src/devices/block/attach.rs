@@ -12,7 +12,7 @@ use super::{Block, BlockOptions};
 use crate::backend::disk::chain::Backing;
 use crate::backend::disk::open::{DiskAccess, DiskFile};
 use crate::backend::disk::qcow2::Qcow2Disk;
-use crate::backend::disk::raw::RawDisk;
+use crate::backend::disk::raw::{RawDisk, Ways};
 use crate::backend::disk::{Disk, DiskError};
 use crate::config::{DiskFormat, DiskPlan, Source};
 use crate::devices::registry::Opener;
@@ -42,7 +42,9 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
         limit: RateLimit { operations: plan.iops.and_then(NonZeroU64::new), bytes: plan.bps.and_then(NonZeroU64::new) },
     };
     let block = disk.map_err(BlockError::from).and_then(|disk| Block::new(disk, options));
-    block.map_err(|error| refused(plan, &error))
+    let block = block.map_err(|error| refused(plan, &error))?;
+    opener.handles.limits.insert(plan.id.as_str().to_owned(), Box::new(block.limits()));
+    Ok(block)
 }
 
 fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
@@ -54,7 +56,7 @@ fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<
 
 fn use_file(file: Result<DiskFile, DiskError>, format: DiskFormat) -> Result<Box<dyn Disk>, DiskError> {
     match format {
-        DiskFormat::Raw => Ok(Box::new(RawDisk::new(file?)?)),
+        DiskFormat::Raw => Ok(Box::new(RawDisk::new(file?, Ways::Both)?)),
         DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::adopt(file?, Vec::new())?)),
     }
 }

@@ -8,7 +8,7 @@ use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
 use super::worker::{ALARM, COMPLETION, KICK};
 use super::*;
 use crate::backend::disk::open::{DiskAccess, DiskFile};
-use crate::backend::disk::raw::RawDisk;
+use crate::backend::disk::raw::{RawDisk, Ways};
 use crate::virtio::rate_limit::RateLimit;
 use crate::virtio::testing::{BUFFERS, FakeDescriptor, FakeGuest};
 use crate::virtio::{Device as _, GuestFault, Polled, Worker, WorkerError};
@@ -39,7 +39,7 @@ fn attach(access: DiskAccess, queues: u16, limit: RateLimit) -> (Block, tempfile
     let binary = std::env::current_exe().unwrap();
     let file = tempfile::NamedTempFile::new_in(binary.parent().unwrap()).unwrap();
     file.as_file().write_all_at(&vec![0xaa; SIZE as usize], 0).unwrap();
-    let disk = RawDisk::new(DiskFile::open(file.path(), access).unwrap()).unwrap();
+    let disk = RawDisk::new(DiskFile::open(file.path(), access).unwrap(), Ways::Both).unwrap();
     let options = BlockOptions { id: "disk0".into(), serial: "QX-1".into(), queues, limit };
     (Block::new(Box::new(disk), options).unwrap(), file)
 }

@@ -1,0 +1,83 @@
+//! What single devices offer to the control socket: their own handles, seen through `control`'s traits.
+//!
+//! Main loop's thread. No decisions: each call is one call of the handle.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::balloon::BalloonHandle;
+use super::block::SharedLimits;
+use super::console::ConsoleInput;
+use super::legacy::serial::Serial;
+use crate::control::v1::{BalloonStatistics, RateLimit as WireLimit};
+use crate::control::{self, BalloonControl, Limited};
+use crate::telemetry::monotonic_ns;
+use crate::virtio::rate_limit::RateLimit;
+
+impl control::ConsoleInput for ConsoleInput {
+    fn push(&self, bytes: &[u8]) -> usize {
+        self.push(bytes)
+    }
+
+    fn room_fd(&self) -> RawFd {
+        self.room_fd()
+    }
+
+    fn clear_room(&self) {
+        self.clear_room();
+    }
+}
+
+impl control::ConsoleInput for Serial {
+    fn push(&self, bytes: &[u8]) -> usize {
+        self.input(bytes)
+    }
+
+    fn room_fd(&self) -> RawFd {
+        self.room_fd()
+    }
+
+    fn clear_room(&self) {
+        self.clear_room();
+    }
+}
+
+impl Limited for Arc<SharedLimits> {
+    fn set_limit(&self, limit: &WireLimit) -> io::Result<()> {
+        let limit = RateLimit {
+            operations: NonZeroU64::new(limit.operations_per_second),
+            bytes: NonZeroU64::new(limit.bytes_per_second),
+        };
+        self.set(limit).map_err(|error| error.source)
+    }
+}
+
+impl BalloonControl for BalloonHandle {
+    fn set_target_bytes(&self, bytes: u64) {
+        self.set_target_bytes(bytes);
+    }
+
+    fn statistics(&self) -> BalloonStatistics {
+        let told = self.statistics();
+        let age = told.answered.map(|at| at.elapsed().as_nanos() as u64);
+        BalloonStatistics {
+            time_ns: age.map_or(0, |age| monotonic_ns().saturating_sub(age)),
+            target_bytes: self.target_bytes(),
+            actual_bytes: self.actual_bytes(),
+            swap_in_bytes: told.swapped_in_bytes,
+            swap_out_bytes: told.swapped_out_bytes,
+            major_faults: told.major_faults,
+            minor_faults: told.minor_faults,
+            free_bytes: told.free_bytes,
+            total_bytes: told.total_bytes,
+            available_bytes: told.available_bytes,
+            disk_cache_bytes: told.disk_cache_bytes,
+        }
+    }
+
+    fn request_statistics(&self) {
+        self.request_statistics();
+    }
+}
