@@ -119,9 +119,12 @@ impl ControlSide {
         Ok(server)
     }
 
-    /// Notes that the machine is in another phase now, and tells subscribers.
+    /// Notes which phase the machine is in now, and tells subscribers if it is another one.
     pub(super) fn enter(&mut self, phase: Phase) {
         use crate::control::v1::Phase as Wire;
+        if phase == self.phase {
+            return;
+        }
         let from = std::mem::replace(&mut self.phase, phase);
         let changed = PhaseChanged { from: Wire::from(from).into(), to: Wire::from(phase).into() };
         self.events.send(Kind::PhaseChanged(changed));

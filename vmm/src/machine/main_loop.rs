@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::build::Machine;
+use super::build::{BuildError, Machine};
 use super::control::{VcpuThread, open_schedule};
 use super::events::MachineEvent;
 use super::terminal::{Keyboard, Typed};
@@ -27,6 +27,8 @@ pub enum Outcome {
     PowerOff,
     /// It reset itself, and no reboot was asked for.
     Reset,
+    /// It was to be reset, and could not be started again.
+    NotReset(Box<BuildError>),
     /// Its kernel panicked.
     Panicked,
     /// A client of the control socket ended it.
@@ -170,7 +172,14 @@ impl Machine {
                 self.control.tell(&event);
                 match event {
                     MachineEvent::PowerOff => return Outcome::PowerOff,
-                    MachineEvent::Reset | MachineEvent::ResetAsked => return Outcome::Reset,
+                    MachineEvent::Reset if !self.reboot => return Outcome::Reset,
+                    MachineEvent::Reset | MachineEvent::ResetAsked => {
+                        if let Err(error) = self.power_on_again() {
+                            return Outcome::NotReset(Box::new(error));
+                        }
+                        self.control.enter(control::Phase::Running);
+                        self.gate.set(Phase::Running);
+                    }
                     MachineEvent::Panicked => return Outcome::Panicked,
                     MachineEvent::CrashLoaded => log::warn!("The guest's kernel crashed and loads another"),
                     MachineEvent::StopAsked => return Outcome::Stopped,

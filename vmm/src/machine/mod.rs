@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boot_image;
 mod build;
 mod control;
 mod events;
@@ -18,6 +19,7 @@ mod handles;
 mod main_loop;
 mod open;
 mod output;
+mod reset;
 mod terminal;
 mod warnings;
 

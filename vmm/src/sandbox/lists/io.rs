@@ -42,7 +42,7 @@ pub(in crate::sandbox) const IO: &[Entry] = entries! {
     SYS_ioctl [request(r::KVM_IRQ_LINE)] => "level interrupts of the serial port when input comes"
     SYS_ioctl [request(r::KVM_IOEVENTFD)] => "doorbells are taken off when a worker stops"
     SYS_ioctl [request(r::FIONBIO)] => "an accepted stream must not block its thread"
-    SYS_ioctl [request(r::TUNSETOFFLOAD)] => "the guest changes the offloads of a running NIC"
+    SYS_ioctl [request(r::TUNSETQUEUE)] => "the guest changes how many queue pairs of a NIC are in use"
     SYS_ioctl [request(r::BLKDISCARD)] => "discard on a disk that is a block device"
     SYS_ioctl [request(r::BLKZEROOUT)] => "write-zeroes on a disk that is a block device"
 };
