@@ -10,9 +10,9 @@ use super::boot_image::BootImage;
 use super::control::ControlSide;
 use super::events::EventSink;
 use super::exits::Buses;
-use super::handles::Handles;
+use super::handles::{ConsoleEnds, Handles};
 use super::open::{OpenError, Opened, Stream};
-use super::output::{FileSink, NoSink, Tee};
+use super::output::printed_to;
 use crate::arch::x86_64::boot::BootError;
 use crate::arch::x86_64::cpuid::{self, Topology};
 use crate::arch::x86_64::kernel::{Entry, KernelError};
@@ -22,8 +22,7 @@ use crate::board::{Layout, LayoutError, NodeShape, map};
 use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
 use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
 use crate::config::{HugePages, Plan};
-use crate::control::{ConsoleOutput, Server};
-use crate::devices::console::ConsoleSink;
+use crate::control::Server;
 use crate::devices::legacy::SignalSink;
 use crate::devices::legacy::i8042::I8042;
 use crate::devices::legacy::ioapic::{IoApic, IoApicLine};
@@ -86,8 +85,6 @@ pub struct Machine {
     pub(super) gate: Arc<Gate>,
     pub(super) events: Arc<EventSink>,
     pub(super) workers: Arc<LateReactor>,
-    pub(super) serial: Serial,
-    pub(super) serial_stream: Stream,
     pub(super) io_threads: usize,
     pub(super) boot_image: BootImage,
     pub(super) reboot: bool,
@@ -183,8 +180,7 @@ impl Machine {
         mark(Step::Load);
 
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let seen = Arc::new(ConsoleOutput::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let sink = Arc::new(Tee::new(seen.clone(), sink_of(&opened.serial)?));
+        let (output, sink) = printed_to(&opened.serial)?;
         let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)))?;
         let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
@@ -193,13 +189,16 @@ impl Machine {
         let workers = Arc::new(LateReactor::default());
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let (pci, functions) = pci_bus(devices, &wiring)?;
-        let pci = Arc::new(pci);
         let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
         let buses = Arc::new(wire(pci, legacy, &events)?);
         handles.power_button = Some(Box::new(move || ged.press_power_button()));
         let vcpus = make_vcpus(&vm, &boot_image.layout().apic_ids, topology(plan), entry, &supported)?;
+        if matches!(opened.serial, Stream::Stdio) {
+            handles.keyboard = Some(Box::new(serial.clone()));
+        }
+        handles.serial = Some(ConsoleEnds { output, input: Box::new(serial), stream: opened.serial });
         let mut control = ControlSide::new(plan, functions, handles, fds)?;
-        let server = control.serve(opened.api_socket, (seen, Box::new(serial.clone())))?;
+        let server = control.serve(opened.api_socket)?;
         Ok(Self {
             vm,
             memory,
@@ -208,8 +207,6 @@ impl Machine {
             gate: Arc::default(),
             events,
             workers,
-            serial,
-            serial_stream: opened.serial,
             io_threads: io_threads(plan),
             boot_image,
             reboot: plan.reboot,
@@ -227,23 +224,8 @@ fn open_devices(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenErr
     Ok(devices)
 }
 
-/// Where output goes that is meant for `stream`.
-pub fn sink_of(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
-    let doubled = |result: std::io::Result<std::os::fd::OwnedFd>| {
-        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate a console's output", e))
-    };
-    Ok(match stream {
-        Stream::Off | Stream::Listener(_) => Arc::new(NoSink),
-        Stream::Stdio => {
-            use std::os::fd::AsFd as _;
-            Arc::new(FileSink::new(doubled(std::io::stdout().as_fd().try_clone_to_owned())?))
-        }
-        Stream::Fd { file, .. } => Arc::new(FileSink::new(doubled(file.try_clone().map(Into::into))?)),
-    })
-}
-
 /// Puts the devices behind the root complex, from slot 1 on, their BARs side by side.
-fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, Vec<SharedFunction>), BuildError> {
+fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(Arc<PciRoot>, Vec<SharedFunction>), BuildError> {
     let mut root = PciRoot::default();
     let mut functions = Vec::new();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
@@ -252,7 +234,7 @@ fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, V
         functions.push(function.clone());
         root.insert(slot, function).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
-    Ok((root, functions))
+    Ok((Arc::new(root), functions))
 }
 
 /// The devices that are not on PCI.

@@ -20,10 +20,12 @@ mod main_loop;
 mod open;
 mod output;
 mod reset;
+mod terminal;
+mod warnings;
 
-pub use build::{BuildError, Machine, sink_of};
+pub use build::{BuildError, Machine};
 pub use events::{EventSink, MachineEvent};
-pub use handles::{Handles, PowerButton};
+pub use handles::{ConsoleEnds, Handles, PowerButton};
 pub use main_loop::{Outcome, RunError};
 pub use open::{OpenError, Opened, Stream, open_endpoint, passed};
-pub use output::Tee;
+pub use output::printed_to;
