@@ -7,4 +7,4 @@ mod expect;
 mod suite;
 
 pub use expect::Expect;
-pub use suite::{Bench, Case, case, main};
+pub use suite::{Bench, Case, SANDBOX_LINE, case, main};

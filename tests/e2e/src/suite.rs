@@ -2,16 +2,18 @@
 //! share the L1 by its name. The group `lab` in `.config/nextest.toml` lets one case run at a time, because L1 has no more
 //! CPUs than the machine.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use quantix_lab::guest::{self, target_directory};
-use quantix_lab::{Cache, Disks, Guest, Images, Lab, LabError, Spec, Vmm};
+use quantix_lab::guest::{self, RunningGuest, target_directory};
+use quantix_lab::{Cache, Disks, Guest, Images, Lab, LabError, Report, Spec, Vmm};
 use std::collections::hash_map::DefaultHasher;
 use std::fs::OpenOptions;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::process::ExitCode;
 
+/// The VMM's log says this when nothing more can be opened.
+pub const SANDBOX_LINE: &str = "Sandbox entered";
 /// L1 ends when no case used it for so long.
 const IDLE_LIMIT_S: u64 = 60;
 
@@ -34,13 +36,42 @@ impl Bench {
         Guest::new(&self.images)
     }
 
+    /// Starts a guest.
+    ///
+    /// # Errors
+    /// What the lab says.
+    pub fn start(&self, guest: &Guest) -> Result<RunningGuest<'_>> {
+        Ok(guest.start(&self.lab, &self.vmm)?)
+    }
+
+    /// Waits for a guest's end; its VMM must have entered the sandbox.
+    ///
+    /// # Errors
+    /// What the lab says, or that the sandbox was off.
+    pub fn end(&self, guest: RunningGuest<'_>) -> Result<Report> {
+        let report = guest.end()?;
+        let sandboxed = report.log().contains(SANDBOX_LINE) || matches!(self.vmm, Vmm::Qemu);
+        ensure!(sandboxed, "The sandbox was not entered:\n{}", report.log());
+        Ok(report)
+    }
+
+    /// Starts a guest and waits for its end.
+    ///
+    /// # Errors
+    /// As [`Bench::start`] and [`Bench::end`].
+    pub fn run(&self, guest: &Guest) -> Result<Report> {
+        self.end(self.start(guest)?)
+    }
+
     fn open() -> Result<Self> {
         let cache = Cache::open()?;
         let (images, disks, vmm) = (Images::prepare(&cache)?, Disks::prepare(&cache)?, Vmm::find()?);
         let target = target_directory()?;
         let mut hasher = DefaultHasher::new();
         target.hash(&mut hasher);
-        let mut spec = Spec::new(&format!("e2e-{:016x}", hasher.finish()), &images, &cache);
+        let (machine, _) = vmm.where_to_run()?;
+        let usual = Spec::new(&format!("e2e-{:016x}", hasher.finish()), &images, &cache);
+        let mut spec = Spec { machine, ..usual };
         spec.live.push(target);
         spec.owner = Some(std::os::unix::process::parent_id());
         spec.idle_limit_s = Some(IDLE_LIMIT_S);

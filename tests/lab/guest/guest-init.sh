@@ -85,6 +85,7 @@ test_vsock() {
 }
 
 $b mount -t proc proc /proc && $b mount -t sysfs sys /sys && $b mount -t devtmpfs dev /dev
+$b hostname guest
 echo "LAB-INIT up=$($b cut -d' ' -f1 /proc/uptime)"
 [ -z "$(argument lab.probe)" ] || $b poweroff -f
 while read -r module; do

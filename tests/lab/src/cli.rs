@@ -1,5 +1,6 @@
 //! The command line of `lab`. Each command is one call of the library; nothing is decided here.
 
+use crate::demo;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use quantix_lab::exact::{self, Figures};
@@ -107,6 +108,12 @@ enum Command {
     },
     /// Build every image that the lab and the tests need
     BuildImages,
+    /// Show a Debian guest with disk, network and vsock in quantix-vmm
+    Demo {
+        /// In the lab, whatever this machine's KVM can do
+        #[arg(long)]
+        emulated: bool,
+    },
     /// Boot a guest in deterministic time; compare its time and exit counts with a baseline
     Exact {
         /// Write the baseline instead of comparing with it
@@ -151,6 +158,7 @@ impl Arguments {
                 let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
                 println!("{images:#?}\n{disks:#?}");
             }
+            Command::Demo { emulated } => demo::run(emulated.then_some(Machine::Emulated))?,
             Command::Exact { update, baseline } => return exact(&baseline, update),
         }
         Ok(0)

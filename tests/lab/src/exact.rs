@@ -18,7 +18,8 @@ const AUTO: &str = include_str!("../guest/exact.sh");
 const MODULES: [&str; 1] = ["kvm_amd"];
 const TIMEOUT: Duration = Duration::from_mins(8);
 /// Counters that are kept; the others say little or follow from these.
-const COUNTERS: [&str; 6] = ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "insn_emulation"];
+const COUNTERS: [&str; 7] =
+    ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "insn_emulation", "pf_taken"];
 
 /// What a run in deterministic time gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +135,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, LabError> {
 
 fn parse(console: &str, kernel: &str) -> Option<Figures> {
     let line = console.lines().find_map(|line| line.trim().strip_prefix("MEASURED "))?;
+    eprintln!("lab: all counters: {line}");
     let pairs: BTreeMap<&str, u64> = line
         .split(' ')
         .filter_map(|pair| pair.split_once('='))

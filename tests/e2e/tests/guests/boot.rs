@@ -20,14 +20,14 @@ pub fn cases() -> Vec<Case> {
 
 fn boots(bench: &Bench, file: BootFile, cpus: u32) -> Result<()> {
     let guest = bench.guest().boot(file).cpus(cpus).test("kernel");
-    let report = guest.run(&bench.lab, &bench.vmm)?.powered_off()?;
+    let report = bench.run(&guest)?.powered_off()?;
     report.told("kernel", &bench.images.kernel.version)?.told("cpus", &cpus.to_string())?.told("clock", "kvm-clock")?;
     Ok(())
 }
 
 fn memory_above_the_hole(bench: &Bench) -> Result<()> {
     let count = "fact above $($b grep -c '^1[0-9a-f]*-.*System RAM' /proc/iomem)";
-    let report = bench.guest().memory_mib(6144).test("kernel").script(count).run(&bench.lab, &bench.vmm)?;
+    let report = bench.run(&bench.guest().memory_mib(6144).test("kernel").script(count))?;
     report.powered_off()?.told_number("memory_kib", |kib| kib > 5_900_000)?.told_number("above", |areas| areas > 0)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn root_on_raw_ext4(bench: &Bench) -> Result<()> {
-    let report = bench.guest().root(&bench.disks).test("disks,root").run(&bench.lab, &bench.vmm)?;
+    let report = bench.run(&bench.guest().root(&bench.disks).test("disks,root"))?;
     report.powered_off()?.told("vda.readonly", "1")?.told("vda.mounted", "/mnt (ext4)")?.told_debian()
 }
 
@@ -33,9 +33,9 @@ fn root_on_qcow2_with_backing_file(bench: &Bench) -> Result<()> {
     bench.lab.script(&make, PATIENCE)?;
     let guest = bench.guest().disk(overlay, "qcow2", false).mount_first_disk().test("root");
     let write = "$b mount -o remount,rw /mnt && echo kept > /mnt/note && $b umount -r /mnt; $b sync; fact wrote $?";
-    guest.clone().script(write).run(&bench.lab, &bench.vmm)?.powered_off()?.told("wrote", "0")?.told_debian()?;
+    bench.run(&guest.clone().script(write))?.powered_off()?.told("wrote", "0")?.told_debian()?;
     let read = "fact note \"$($b cat /mnt/note)\"";
-    guest.script(read).run(&bench.lab, &bench.vmm)?.powered_off()?.told("note", "kept")?;
+    bench.run(&guest.script(read))?.powered_off()?.told("note", "kept")?;
     bench.lab.script(&format!("qemu-img check -q {overlay}"), PATIENCE)?;
     Ok(())
 }
@@ -49,19 +49,19 @@ fn fio_verifies(bench: &Bench, format: &'static str) -> Result<()> {
                    fact fio.$rw $?
                done";
     let guest = bench.guest().root(&bench.disks).disk(&disk, format, false).script(fio);
-    guest.run(&bench.lab, &bench.vmm)?.powered_off()?.told("fio.randwrite", "0")?.told("fio.write", "0")?;
+    bench.run(&guest)?.powered_off()?.told("fio.randwrite", "0")?.told("fio.write", "0")?;
     Ok(())
 }
 
 fn tcp_both_ways(bench: &Bench) -> Result<()> {
     let mut server = bench.lab.spawn(&tool(&["iperf3", "--server", "--forceflush"]), Duration::from_mins(5))?;
-    ensure!(server.wait_for("listening", PATIENCE)?, "iperf3 does not listen in L1");
+    ensure!(server.wait_for("listening", 1, PATIENCE)?, "iperf3 does not listen in L1");
     let streams = format!(
         "inside iperf3 -c {HOST_ADDRESS} -t 3; fact to_host $?
          inside iperf3 -c {HOST_ADDRESS} -t 3 -R; fact to_guest $?"
     );
     let guest = bench.guest().root(&bench.disks).net().test("ping").script(&streams);
-    let report = guest.run(&bench.lab, &bench.vmm)?.powered_off()?;
+    let report = bench.run(&guest)?.powered_off()?;
     report.told("ping", "answered")?.told("to_host", "0")?.told("to_guest", "0")?;
     Ok(())
 }
@@ -71,7 +71,7 @@ fn guest_calls_host(bench: &Bench) -> Result<()> {
     let answer = "SYSTEM:read word; echo \"the host heard: $word\"";
     let server = bench.lab.spawn(&tool(&["socat", &listener, answer]), Duration::from_mins(5))?;
     let guest = bench.guest().root(&bench.disks).vsock().test("vsock");
-    let report = guest.run(&bench.lab, &bench.vmm)?.powered_off()?;
+    let report = bench.run(&guest)?.powered_off()?;
     let expected = format!("the host heard: hello from the guest, kernel {}", bench.images.kernel.version);
     report.told("vsock", &expected)?;
     drop(server);
@@ -80,7 +80,7 @@ fn guest_calls_host(bench: &Bench) -> Result<()> {
 
 fn host_calls_guest(bench: &Bench) -> Result<()> {
     let listen = "echo LISTENING; inside socat -T 60 VSOCK-LISTEN:7000 EXEC:/bin/cat; fact served $?";
-    let mut guest = bench.guest().root(&bench.disks).vsock().script(listen).start(&bench.lab, &bench.vmm)?;
+    let mut guest = bench.start(&bench.guest().root(&bench.disks).vsock().script(listen))?;
     guest.wait_for("LISTENING", PATIENCE)?;
     let call = format!("for i in 1 2 3 4 5 6 7 8 9; do
             answer=$({{ echo CONNECT 7000; sleep 1; echo is anybody there; }} | socat -t 20 - UNIX-CONNECT:{VSOCK_SOCKET})
@@ -88,7 +88,7 @@ fn host_calls_guest(bench: &Bench) -> Result<()> {
         done; echo \"no: $answer\"; exit 1");
     let answer = bench.lab.run(&tool(&["sh", "-c", &call]), PATIENCE)?.text();
     ensure!(answer.starts_with("OK ") && answer.ends_with("\nis anybody there\n"), "The guest answered {answer:?}");
-    guest.end()?.powered_off()?.told("served", "0")?;
+    bench.end(guest)?.powered_off()?.told("served", "0")?;
     Ok(())
 }
 
@@ -100,12 +100,12 @@ fn balloon_gives_memory_back(bench: &Bench) -> Result<()> {
                  fact taken_kib $((before - $(free))); echo TAKEN; tries=0
                  while [ $(free) -lt $((before - 30000)) ] && [ $tries -lt 300 ]; do $b usleep 100000; tries=$((tries+1)); done
                  fact missing_kib $((before - $(free)))";
-    let mut guest = bench.guest().balloon().script(watch).start(&bench.lab, &bench.vmm)?;
+    let mut guest = bench.start(&bench.guest().balloon().script(watch))?;
     guest.wait_for("MEASURED", PATIENCE)?;
     guest.ctl(&["balloon", "200M"]).context("The balloon was not set")?;
     guest.wait_for("TAKEN", PATIENCE)?;
     guest.ctl(&["balloon", "0"])?;
-    let report = guest.end()?.powered_off()?;
+    let report = bench.end(guest)?.powered_off()?;
     report.told_number("taken_kib", |kib| kib >= 190_000)?.told_number("missing_kib", |kib| kib < 30_000)?;
     Ok(())
 }

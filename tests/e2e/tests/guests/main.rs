@@ -2,10 +2,12 @@
 
 mod boot;
 mod devices;
+mod isolation;
+mod power;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let groups = [boot::cases(), devices::cases()];
+    let groups = [boot::cases(), devices::cases(), isolation::cases(), power::cases()];
     quantix_e2e::main(groups.into_iter().flatten().collect())
 }

@@ -104,22 +104,33 @@ impl Process {
         self.send(Kind::InputEnd, &[])
     }
 
-    /// Waits until `text` is in standard output or standard error. `false` when the program ends or `patience` is over
-    /// without it.
+    /// Waits until `text` is `times` times in standard output or in standard error. `false` when the program ends or
+    /// `patience` is over without it.
     ///
     /// # Errors
     /// [`LabError::Gone`] or [`LabError::Hung`].
-    pub fn wait_for(&mut self, text: &str, patience: Duration) -> Result<bool, LabError> {
+    pub fn wait_for(&mut self, text: &str, times: usize, patience: Duration) -> Result<bool, LabError> {
         let deadline = Instant::now() + patience;
-        let mut searched = (0, 0);
         loop {
-            if contains(&self.stdout, text, &mut searched.0) || contains(&self.stderr, text, &mut searched.1) {
+            if count(&self.stdout, text) >= times || count(&self.stderr, text) >= times {
                 return Ok(true);
             }
             if self.status.is_some() || !self.take_frame(deadline)? {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits for more output; `false` when there is none until `patience` is over or the program ends. What it said before
+    /// this call does not count.
+    ///
+    /// # Errors
+    /// [`LabError::Gone`] or [`LabError::Hung`].
+    pub fn says_more(&mut self, patience: Duration) -> Result<bool, LabError> {
+        while self.take_frame(Instant::now())? {}
+        let before = self.stdout.len();
+        let came = self.take_frame(Instant::now() + patience)?;
+        Ok(came && self.stdout.len() > before)
     }
 
     /// What the program has said so far on standard output.
@@ -197,22 +208,6 @@ fn show(to: &mut impl std::io::Write, bytes: &[u8]) {
     let _shown = to.write_all(bytes).and_then(|()| to.flush());
 }
 
-/// Searches what was not searched before.
-fn contains(bytes: &[u8], text: &str, searched: &mut usize) -> bool {
-    let from = searched.saturating_sub(text.len());
-    *searched = bytes.len();
-    bytes.get(from..).is_some_and(|rest| rest.windows(text.len().max(1)).any(|window| window == text.as_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::contains;
-
-    #[test]
-    fn a_text_is_found_across_pieces() {
-        let (mut bytes, mut searched) = (b"... LAB".to_vec(), 0);
-        assert!(!contains(&bytes, "LAB-END", &mut searched));
-        bytes.extend_from_slice(b"-END ...");
-        assert!(contains(&bytes, "LAB-END", &mut searched));
-    }
+fn count(bytes: &[u8], text: &str) -> usize {
+    bytes.windows(text.len().max(1)).filter(|window| *window == text.as_bytes()).count()
 }

@@ -21,8 +21,8 @@ pub const HOST_ADDRESS: &str = "172.16.0.1";
 pub const GUEST_ADDRESS: &str = "172.16.0.2";
 /// Where in L1 the guest's vsock device has its unix socket; for port N the host listens on this name and `_N`.
 pub const VSOCK_SOCKET: &str = "/dev/shm/guest-vsock";
-/// Where L1 keeps what guests write, in memory.
-const SCRATCH: &str = "/dev/shm";
+/// Where in L1 a guest's other sockets and files are, in memory.
+const PLACE: &str = "/dev/shm/guest";
 /// Where L1 has the guests' Debian, for programs that the machine below has not.
 const TOOLS: &str = "/run/lab/tools";
 
@@ -197,12 +197,18 @@ impl Guest {
         self
     }
 
+    /// The command line, for a person to read.
+    pub fn shown(&self, vmm: &Vmm) -> String {
+        let quoted = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+        vmm.command_line(self, PLACE).iter().map(quoted).collect::<Vec<_>>().join(" ").replace(" --", " \\\n    --")
+    }
+
     /// Starts it in `lab`.
     ///
     /// # Errors
     /// As [`Lab::spawn`].
     pub fn start<'lab>(&self, lab: &'lab Lab, vmm: &Vmm) -> Result<RunningGuest<'lab>, LabError> {
-        let place = format!("{SCRATCH}/guest");
+        let place = PLACE;
         lab.script(&format!("rm -rf {place} {VSOCK_SOCKET} && mkdir {place}"), Duration::from_secs(20))?;
         let mut guest = self.clone();
         if let Some(script) = &self.script {
@@ -214,9 +220,9 @@ impl Guest {
             guest.initramfs = initramfs.into();
         }
         let mut argv = self.under.clone();
-        argv.extend(vmm.command_line(&guest, &place));
+        argv.extend(vmm.command_line(&guest, place));
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        Ok(RunningGuest::new(lab, vmm, &place, lab.spawn(&argv, self.timeout)?))
+        Ok(RunningGuest::new(lab, vmm, place, lab.spawn(&argv, self.timeout)?))
     }
 
     /// Starts it and waits for its end.

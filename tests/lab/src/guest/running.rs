@@ -35,7 +35,15 @@ impl<'lab> RunningGuest<'lab> {
     /// # Errors
     /// [`LabError::Job`] with the end of what was said when it does not come.
     pub fn wait_for(&mut self, text: &str, patience: Duration) -> Result<(), LabError> {
-        if self.process.wait_for(text, patience)? {
+        self.wait_for_times(text, 1, patience)
+    }
+
+    /// Waits until the guest has said `text` so many times.
+    ///
+    /// # Errors
+    /// As [`RunningGuest::wait_for`].
+    pub fn wait_for_times(&mut self, text: &str, times: usize, patience: Duration) -> Result<(), LabError> {
+        if self.process.wait_for(text, times, patience)? {
             return Ok(());
         }
         let said = [self.process.stdout(), self.process.stderr()].concat();
@@ -44,6 +52,14 @@ impl<'lab> RunningGuest<'lab> {
             status: format!("no \"{text}\" in {} s", patience.as_secs()),
             output: String::from_utf8_lossy(&said).into_owned(),
         })
+    }
+
+    /// Whether the guest says anything more within `patience`.
+    ///
+    /// # Errors
+    /// [`LabError::Gone`] or [`LabError::Hung`].
+    pub fn says_more(&mut self, patience: Duration) -> Result<bool, LabError> {
+        self.process.says_more(patience)
     }
 
     /// Runs a command of `quantix-vmm ctl` on this guest and gives its output.

@@ -3,8 +3,10 @@
 
 use super::{Guest, GuestDisk, VSOCK_SOCKET};
 use crate::error::LabError;
+use crate::machine::Machine;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const MAC: &str = "52:54:00:12:34:56";
 
@@ -38,6 +40,26 @@ impl Vmm {
                 Err(LabError::Image { what: "quantix-vmm", reason })
             }
         }
+    }
+
+    /// Where its guests can run: [`Machine::Here`] when `quantix-vmm check` says that ordinary kernels can, and its verdict
+    /// in words. `$QUANTIX_LAB` (`here` or `emulated`) overrides it.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when the VMM cannot be started.
+    pub fn where_to_run(&self) -> Result<(Machine, String), LabError> {
+        let Self::Quantix(path) = self else { return Ok((Machine::Emulated, "QEMU stands in".into())) };
+        let check = Command::new(path).arg("check").output();
+        let check = check.map_err(|source| LabError::Io { action: "start", path: path.clone(), source })?;
+        let words = String::from_utf8_lossy(&check.stdout);
+        let verdict = words.lines().rfind(|line| !line.is_empty()).unwrap_or("nothing").to_string();
+        let machine = match env::var("QUANTIX_LAB").as_deref() {
+            Ok("here") => Machine::Here,
+            Ok("emulated") => Machine::Emulated,
+            _ if check.status.success() => Machine::Here,
+            _ => Machine::Emulated,
+        };
+        Ok((machine, verdict))
     }
 
     /// The program and its arguments; its sockets go into `place`.
