@@ -19,7 +19,7 @@ use crate::arch::x86_64::kernel::{Entry, KernelError};
 use crate::arch::x86_64::{msr, registers};
 use crate::board::acpi::AcpiRoom;
 use crate::board::{Layout, LayoutError, NodeShape, map};
-use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
+use crate::bus::pci::{ConfigPorts, Ecam, HostBridge, PciRoot};
 use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
 use crate::config::{HugePages, Plan};
 use crate::control::Server;
@@ -225,6 +225,8 @@ fn open_devices(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenErr
 /// Puts the devices behind the root complex, from slot 1 on, their BARs side by side.
 fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(Arc<PciRoot>, Vec<SharedFunction>), BuildError> {
     let mut root = PciRoot::default();
+    let bridge = Arc::new(Mutex::new(HostBridge::default()));
+    root.insert(0, bridge).map_err(|_| BusOverlap { start: map::ECAM_START, len: map::ECAM_LEN })?;
     let mut functions = Vec::new();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
         let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
