@@ -3,14 +3,10 @@
 //! Runs on the main thread, before the sandbox: a row opens what its device needs.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use super::balloon::{Balloon, BalloonOptions};
-use super::net::Net;
-use crate::backend::tap::Tap;
-use crate::config::{Endpoint, MacAddress, NetPlan, Plan, TapSource};
-use crate::control::ConsoleOutput;
-use crate::machine::{Handles, OpenError, Stream, Tee, sink_of};
+use crate::config::{Endpoint, Plan};
+use crate::machine::{ConsoleEnds, Handles, OpenError, Stream, printed_to};
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -42,8 +38,14 @@ pub type Row = fn(&mut Opener<'_>) -> Devices;
 type Devices = Result<Vec<Box<dyn Device>>, OpenError>;
 
 /// One row a device, in the order of PCI slots.
-pub const ROWS: [(&str, Row); 5] =
-    [("block", super::block::attach), ("net", net), ("rng", rng), ("console", console), ("balloon", balloon)];
+pub const ROWS: [(&str, Row); 6] = [
+    ("block", super::block::attach),
+    ("net", super::net::attach),
+    ("vsock", super::vsock::attach),
+    ("rng", rng),
+    ("console", console),
+    ("balloon", balloon),
+];
 
 /// One device that may fail for lack of host resources.
 fn one<D: Device + 'static>(device: Result<D, HostError>) -> Devices {
@@ -62,32 +64,14 @@ fn console(opener: &mut Opener<'_>) -> Devices {
     if matches!(stream, Stream::Off) {
         return Ok(Vec::new());
     }
-    let host = |what: &str, error| OpenError::host(&HostError::new(what, error));
-    let output = Arc::new(ConsoleOutput::new().map_err(|e| host("Could not make the console's eventfd", e))?);
-    let besides = sink_of(&stream).map_err(|error| OpenError::host(&error))?;
-    let sink = Arc::new(Tee::new(output.clone(), besides));
+    let (output, sink) = printed_to(&stream).map_err(|error| OpenError::host(&error))?;
     let console = super::console::Console::new("console0", sink).map_err(|error| OpenError::host(&error))?;
-    opener.handles.console = Some((output, Box::new(console.handle().input())));
+    let input = Box::new(console.handle().input());
+    if matches!(stream, Stream::Stdio) {
+        opener.handles.keyboard = Some(input.clone());
+    }
+    opener.handles.console = Some(ConsoleEnds { output, input, stream });
     Ok(vec![Box::new(console)])
-}
-
-fn net(opener: &mut Opener<'_>) -> Devices {
-    let plans = opener.plan.nets.clone();
-    plans.iter().map(|plan| net_device(opener, plan)).collect()
-}
-
-fn net_device(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Box<dyn Device>, OpenError> {
-    let pairs = plan.queues.get();
-    let (value, tap) = match &plan.tap {
-        TapSource::Name(name) => (format!("tap={name}"), Tap::open(name.as_str(), pairs)),
-        TapSource::Fds(names) => {
-            let fds = names.iter().map(|name| opener.passed("--net", name)).collect::<Result<_, _>>()?;
-            let value = names.iter().map(|name| format!("fd:{name}")).collect::<Vec<_>>().join(",");
-            (value.clone(), Tap::from_fds(&value, fds))
-        }
-    };
-    let tap = tap.map_err(|error| OpenError::new("--net", value, error.to_string()))?;
-    Ok(Box::new(Net::new(plan.id.to_string(), plan.mac.map(MacAddress::octets), tap)))
 }
 
 fn balloon(opener: &mut Opener<'_>) -> Devices {

@@ -11,12 +11,14 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod attach;
 mod control;
 mod device;
 mod receive;
 mod transmit;
 mod worker;
 
+pub use attach::attach;
 pub use device::{MacAddress, Net};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod attach;
 mod connection;
 mod device;
 mod link;
@@ -17,6 +18,7 @@ mod packet;
 mod table;
 mod worker;
 
+pub use attach::attach;
 pub use device::Vsock;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use libc::{F_DUPFD_CLOEXEC, F_OFD_SETLK, MADV_FREE, MADV_REMOVE};
+use libc::{F_DUPFD_CLOEXEC, F_OFD_SETLK, MADV_REMOVE};
 
 use super::requests as r;
 use super::{Entry, entries, equal, request};
@@ -35,14 +35,13 @@ pub(in crate::sandbox) const IO: &[Entry] = entries! {
     SYS_shutdown => "one side of a vsock stream ends"
     SYS_timerfd_settime => "a rate limit refills"
     SYS_madvise [equal(2, MADV_REMOVE)] => "the balloon gives pages of shared guest memory back"
-    SYS_madvise [equal(2, MADV_FREE)] => "free-page reporting, lazily"
     SYS_fcntl [equal(1, F_OFD_SETLK)] => "the lock on a disk image goes when its last worker does"
     SYS_fcntl [equal(1, F_DUPFD_CLOEXEC)] => "a vsock stream is split into its two directions"
     SYS_ioctl [request(r::KVM_SIGNAL_MSI)] => "an interrupt of a device"
     SYS_ioctl [request(r::KVM_IRQ_LINE)] => "level interrupts of the serial port when input comes"
     SYS_ioctl [request(r::KVM_IOEVENTFD)] => "doorbells are taken off when a worker stops"
     SYS_ioctl [request(r::FIONBIO)] => "an accepted stream must not block its thread"
-    SYS_ioctl [request(r::TUNSETOFFLOAD)] => "the guest changes the offloads of a running NIC"
+    SYS_ioctl [request(r::TUNSETQUEUE)] => "the guest changes how many queue pairs of a NIC are in use"
     SYS_ioctl [request(r::BLKDISCARD)] => "discard on a disk that is a block device"
     SYS_ioctl [request(r::BLKZEROOUT)] => "write-zeroes on a disk that is a block device"
 };

@@ -79,6 +79,7 @@ pub(super) const KVM_KVMCLOCK_CTRL: u32 = plain(0xad);
 
 // <linux/if_tun.h>.
 pub(super) const TUNSETOFFLOAD: u32 = ioc(WRITE, 0x54, 208, 4);
+pub(super) const TUNSETQUEUE: u32 = ioc(WRITE, 0x54, 217, 4);
 
 // <linux/vhost.h>.
 const VHOST: u32 = 0xaf;

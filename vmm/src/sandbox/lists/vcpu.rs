@@ -41,6 +41,7 @@ pub(in crate::sandbox) const VCPU: &[Entry] = entries! {
     SYS_ioctl [request(r::KVM_KVMCLOCK_CTRL)] => "tells the guest's watchdog that it was paused"
     SYS_ioctl [request(r::KVM_NMI)] => "a non-maskable interrupt on request"
     SYS_ioctl [request(r::TUNSETOFFLOAD)] => "a NIC becomes active with the offloads that its driver took"
+    SYS_ioctl [request(r::TUNSETQUEUE)] => "a NIC is reset by its driver: one queue pair is in use again"
     SYS_ioctl [request(r::VHOST_SET_FEATURES)] => "a NIC on vhost-net becomes active"
     SYS_ioctl [request(r::VHOST_SET_MEM_TABLE)] => "a NIC on vhost-net becomes active"
     SYS_ioctl [request(r::VHOST_SET_VRING_NUM)] => "a NIC on vhost-net becomes active"
