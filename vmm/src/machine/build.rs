@@ -78,7 +78,6 @@ pub enum BuildError {
 
 /// A VM with its devices, before its threads run.
 pub struct Machine {
-    pub(super) vm: Arc<Vm>,
     pub(super) memory: GuestMemory,
     pub(super) buses: Arc<Buses>,
     pub(super) vcpus: Vec<(Vcpu, Arc<VcpuCounters>)>,
@@ -200,7 +199,6 @@ impl Machine {
         let mut control = ControlSide::new(plan, functions, handles, fds)?;
         let server = control.serve(opened.api_socket)?;
         Ok(Self {
-            vm,
             memory,
             buses,
             vcpus,

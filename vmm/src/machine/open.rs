@@ -27,7 +27,7 @@ pub struct OpenError {
 
 impl OpenError {
     /// `option` with `value` was refused for `reason`.
-    pub fn new(option: &str, value: impl ToString, reason: impl Into<String>) -> Self {
+    pub fn new(option: &str, value: impl std::fmt::Display, reason: impl Into<String>) -> Self {
         Self { option: option.to_owned(), value: value.to_string(), reason: reason.into() }
     }
 
