@@ -134,10 +134,11 @@ impl ControlSide {
     pub(super) fn tell(&self, event: &MachineEvent) {
         let kind = match event {
             MachineEvent::PowerOff => Kind::GuestShutdown(GuestShutdown {}),
-            MachineEvent::Reset => Kind::GuestReset(GuestReset::default()),
+            MachineEvent::Reset => Kind::GuestReset(GuestReset { source: "guest".to_owned() }),
+            MachineEvent::ResetAsked => Kind::GuestReset(GuestReset { source: "control".to_owned() }),
             MachineEvent::Panicked => Kind::GuestPanicked(GuestPanicked { crash_loaded: false }),
             MachineEvent::CrashLoaded => Kind::GuestPanicked(GuestPanicked { crash_loaded: true }),
-            MachineEvent::ResetAsked | MachineEvent::StopAsked | MachineEvent::Failed(_) => return,
+            MachineEvent::StopAsked | MachineEvent::Failed(_) => return,
         };
         self.events.send(kind);
     }

@@ -91,6 +91,7 @@ impl Machine {
         }
         mark(Step::Sandbox);
         self.control.enter(control::Phase::Running);
+        crate::memory::drop_startup_pages();
         mark(Step::FirstVcpuEntry);
         self.gate.set(Phase::Running);
         let outcome = self.watch(&epoll, server.as_mut(), keyboard.as_mut());

@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn escapes_are_taken_out_however_they_are_cut() {
-        let table: [(&[&[u8]], &[u8], Typed); 5] = [
+        type Row = (&'static [&'static [u8]], &'static [u8], Typed);
+        let table: [Row; 5] = [
             (&[b"ls\r"], b"ls\r", Typed::Nothing),
             (&[b"a\x1dxb"], b"a", Typed::Stop),
             (&[b"a\x1d", b"x"], b"a", Typed::Stop),

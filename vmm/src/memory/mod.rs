@@ -9,8 +9,10 @@
 //! ```
 
 mod slice;
+mod startup_pages;
 
 pub use slice::GuestSlice;
+pub use startup_pages::drop_startup_pages;
 
 use std::ptr::NonNull;
 
