@@ -41,6 +41,7 @@ lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@cargo fmt --check
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@cd tests/payload && CARGO_TARGET_DIR= cargo fmt --check && CARGO_TARGET_DIR= cargo clippy --quiet --release -- -D warnings
+	@$(MAKE) --no-print-directory -C vmm/fuzz lint
 	@shellcheck .ci/run .ci/setup .ci/test vmm/fuzz/play
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; \
 	 else echo "lint: NOT RUN: cargo deny (install it with: cargo install cargo-deny --locked)"; fi
