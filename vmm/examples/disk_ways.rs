@@ -3,7 +3,7 @@
 //! `cargo run --release --example disk_ways FILE [qcow2] [direct]`. FILE is overwritten. Its page cache is warmed first, unless
 //! I/O is direct.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -92,9 +92,10 @@ fn run(queue: &mut dyn DiskQueue, load: &Load, buffers: &[GuestSlice], capacity:
             random ^= random << 17;
             let offset = if load.random { random % blocks } else { count % blocks } * load.size;
             let buffers = std::slice::from_ref(buffer);
-            let request = match load.write {
-                true => DiskRequest::Write { offset, from: buffers },
-                false => DiskRequest::Read { offset, to: buffers },
+            let request = if load.write {
+                DiskRequest::Write { offset, from: buffers }
+            } else {
+                DiskRequest::Read { offset, to: buffers }
             };
             if let Started::Done(result) = queue.start(request, 0) {
                 result.unwrap();
@@ -119,6 +120,7 @@ fn finish(queue: &mut dyn DiskQueue, request: DiskRequest<'_>) {
 /// CPU time of the process, the kernel's threads for its rings included.
 fn cpu_time() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
-    let time = |t: nix::sys::time::TimeVal| Duration::from_micros((t.tv_sec() * 1_000_000 + t.tv_usec()) as u64);
+    let time =
+        |t: nix::sys::time::TimeVal| Duration::from_micros((t.tv_sec() * 1_000_000 + t.tv_usec()).cast_unsigned());
     time(usage.user_time()) + time(usage.system_time())
 }

@@ -85,6 +85,10 @@ fn run(plan: &Plan, grants: &[FdGrant]) -> ExitCode {
 fn report(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::PowerOff | Outcome::Reset | Outcome::Stopped => ExitCode::SUCCESS,
+        Outcome::NotReset(error) => {
+            eprintln!("quantix-vmm: The guest could not be started again: {}", chain(error.as_ref()));
+            ExitCode::from(FAILED)
+        }
         Outcome::Panicked => {
             eprintln!("quantix-vmm: The guest's kernel panicked");
             ExitCode::from(FAILED)

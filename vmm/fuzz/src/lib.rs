@@ -13,6 +13,7 @@ pub mod bus;
 pub mod disk;
 pub mod driver;
 pub mod image;
+pub mod legacy;
 pub mod seeds;
 pub mod vsock;
 

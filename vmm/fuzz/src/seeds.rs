@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::bus::{BusOp, FIRST_BAR};
 use crate::driver::{Buffer, DriverOp, RingOp};
+use crate::legacy::LegacyOp;
 use crate::vsock::{PacketOp, driver_ops, header};
 use quantix_vmm::virtio::testing::BUFFERS;
 
@@ -39,6 +40,9 @@ pub fn all() -> Vec<Seed> {
     for (name, ops) in registers() {
         add("pci_registers", name, encode(&ops));
         add("pci_config", name, encode(&ops));
+    }
+    for (name, ops) in legacy() {
+        add("legacy_devices", name, encode(&ops));
     }
     for (name, bytes) in images() {
         add("boot_image", name, bytes);
@@ -157,7 +161,7 @@ fn net() -> Named {
     ]
 }
 
-/// Requests on a disk in memory (2), on a file (0), past the page cache (4), and on one that is read-only (1).
+/// Requests on a disk in memory (2), on a file (0), past the page cache (4), on one that is read-only (1), by the ring alone (8).
 fn block() -> Vec<(u8, &'static str, Vec<DriverOp>)> {
     // Section 5.2.6: kind and sector, data, a status byte. Each request has a header of its own.
     let request = |place: u32, kind: u32, sector: u64, data: Buffer| {
@@ -183,7 +187,8 @@ fn block() -> Vec<(u8, &'static str, Vec<DriverOp>)> {
         (0, "file", all.clone()),
         (1, "read-only", all.clone()),
         (2, "memory", all.clone()),
-        (4, "direct", all),
+        (4, "direct", all.clone()),
+        (8, "ring", all),
         (2, "loop", broken_rings()),
         (2, "indirect", indirect()),
     ]
@@ -306,6 +311,26 @@ fn registers() -> Vec<(&'static str, Vec<BusOp>)> {
         ("moved", [&up[..], &moved, &[BusOp::Reset]].concat()),
         ("ports", ports.concat()),
         ("again", [&up[..], &up].concat()),
+    ]
+}
+
+/// A serial driver, one that reads and sets the clock, one that routes an interrupt, and the ways to end a machine.
+fn legacy() -> Vec<(&'static str, Vec<LegacyOp>)> {
+    let write = |device, offset, value| LegacyOp::Write { device, offset, width: 0, value };
+    let read = |device, offset| LegacyOp::Read { device, offset, width: 0 };
+    let register = |index, value| [write(1, 0, index), write(1, 1, value), read(1, 1)];
+    let window = |index, value| [write(5, 0, index), LegacyOp::Write { device: 5, offset: 16, width: 3, value }];
+    let serial = [write(0, 3, 0x83), write(0, 0, 1), write(0, 3, 3), write(0, 1, 3), write(0, 2, 7), write(0, 0, 65)];
+    let typed = [LegacyOp::Type(b"root".to_vec()), read(0, 5), read(0, 2), read(0, 0), read(0, 6)];
+    let clock = [register(0x0b, 0x82), register(0, 0x59), register(9, 0x99), register(0x32, 0x21), register(0x0b, 2)];
+    let routed = [window(0x18, 0x31).to_vec(), window(0x19, 0).to_vec(), vec![LegacyOp::Pulse(4), read(5, 16)]];
+    let press = [LegacyOp::Press, LegacyOp::Read { device: 3, offset: 4, width: 3 }];
+    let ends = [write(3, 0, 0x34), write(3, 2, 1), write(2, 4, 0xfe), write(4, 0, 1)];
+    vec![
+        ("serial", [&serial[..], &typed].concat()),
+        ("clock", [&[LegacyOp::Clock(1_800_000_000)], &clock.concat()[..], &[read(1, 1)]].concat()),
+        ("routed", routed.concat()),
+        ("ends", [&press[..], &ends].concat()),
     ]
 }
 

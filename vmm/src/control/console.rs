@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -98,6 +99,7 @@ struct Port {
 pub(super) struct Consoles {
     ports: Vec<(Console, Port)>,
     viewers: BTreeMap<Token, Viewer>,
+    listeners: Vec<(Token, Console, UnixListener)>,
 }
 
 impl Consoles {
@@ -153,8 +155,44 @@ impl Consoles {
         Ok(ConsoleAttached { replay_bytes: end - lost_bytes, lost_bytes })
     }
 
+    /// Makes every client of `listener`, which must not block, a viewer of a console.
+    pub(super) fn listen(
+        &mut self,
+        console: Console,
+        listener: UnixListener,
+        poller: &mut Poller,
+    ) -> std::io::Result<()> {
+        // Edge-triggered: a client for whom there is no descriptor must not make the main loop spin.
+        let token = poller.add(listener.as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED)?;
+        self.listeners.push((token, console, listener));
+        Ok(())
+    }
+
+    /// Lets in those who wait at a listener; false when `token` is none.
+    fn accept(&mut self, token: Token, poller: &mut Poller) -> bool {
+        let Some((_, console, listener)) = self.listeners.iter().find(|(listener, ..)| *listener == token) else {
+            return false;
+        };
+        let console = *console;
+        let mut arrived = Vec::new();
+        while arrived.len() < MAX_VIEWERS
+            && let Ok((client, _)) = listener.accept()
+        {
+            arrived.push(client);
+        }
+        for client in arrived {
+            if let Err(error) = self.attach(console.into(), client.into(), poller) {
+                log::debug!("A console viewer was turned away: {error}");
+            }
+        }
+        true
+    }
+
     /// Serves whatever belongs to `token`; false when nothing here does.
-    pub(super) fn on_ready(&mut self, token: Token, ready: EventSet, poller: &Poller) -> bool {
+    pub(super) fn on_ready(&mut self, token: Token, ready: EventSet, poller: &mut Poller) -> bool {
+        if self.accept(token, poller) {
+            return true;
+        }
         if self.viewers.contains_key(&token) {
             self.serve(token, ready, poller);
             return true;

@@ -33,7 +33,7 @@ pub use commands::{CommandError, Commands};
 pub use console::{ConsoleInput, ConsoleOutput, MAX_VIEWERS};
 pub use console_ring::{ConsoleRing, RING_BYTES};
 pub use events::{EventReceiver, EventSender, event_queue};
-pub use parts::{BalloonControl, Limited};
+pub use parts::{BalloonControl, Limited, StatisticsListener};
 pub use phase::{Phase, WrongPhase, allowed};
 pub use quantix_vmm_api::transport::{Listener, TransportError};
 pub use quantix_vmm_api::v1;

@@ -16,6 +16,9 @@ pub trait Limited: Send {
     fn set_limit(&self, limit: &RateLimit) -> io::Result<()>;
 }
 
+/// Hears what the guest says of its memory. Called by an I/O thread; must not block.
+pub type StatisticsListener = Box<dyn Fn(BalloonStatistics) + Send + Sync>;
+
 /// A device that takes memory from the guest.
 pub trait BalloonControl: Send {
     /// Asks the guest to give up so many bytes. It does so when and as far as it likes.
@@ -26,4 +29,7 @@ pub trait BalloonControl: Send {
 
     /// Asks the guest to say it anew.
     fn request_statistics(&self);
+
+    /// Has `listener` called whenever the guest has said it. The first listener stays.
+    fn on_statistics(&self, listener: StatisticsListener);
 }

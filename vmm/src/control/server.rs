@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use quantix_vmm_api::transport::{Listener, Packet, PacketBuffer, TransportError};
@@ -102,6 +103,23 @@ impl Server {
         self.consoles.add(console, output, input, &mut self.poller).map_err(fail)
     }
 
+    /// Makes every client of `listener`, which must not block, a viewer of a console.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the host cannot watch it.
+    pub fn listen_for_viewers(&mut self, console: Console, listener: UnixListener) -> Result<(), ServerError> {
+        let fail = |source| ServerError { what: "watch a console's socket", source };
+        self.consoles.listen(console, listener, &mut self.poller).map_err(fail)
+    }
+
+    /// Makes the other end of `socket` a viewer of a console.
+    ///
+    /// # Errors
+    /// As for the command of the same name.
+    pub fn attach_viewer(&mut self, console: Console, socket: OwnedFd) -> Result<(), CommandError> {
+        self.consoles.attach(console.into(), socket, &mut self.poller).map(drop)
+    }
+
     /// Serves whatever is ready; never waits. To be called when the descriptor is readable.
     ///
     /// # Errors
@@ -117,7 +135,7 @@ impl Server {
                 self.serve(token, machine);
             } else {
                 // A token that nobody knows is of something that ended earlier in this turn.
-                self.consoles.on_ready(token, news, &self.poller);
+                self.consoles.on_ready(token, news, &mut self.poller);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use super::block::SharedLimits;
 use super::console::ConsoleInput;
 use super::legacy::serial::Serial;
 use crate::control::v1::{BalloonStatistics, RateLimit as WireLimit};
-use crate::control::{self, BalloonControl, Limited};
+use crate::control::{self, BalloonControl, Limited, StatisticsListener};
 use crate::telemetry::monotonic_ns;
 use crate::virtio::rate_limit::RateLimit;
 
@@ -60,24 +60,32 @@ impl BalloonControl for BalloonHandle {
     }
 
     fn statistics(&self) -> BalloonStatistics {
-        let told = self.statistics();
-        let age = told.answered.map(|at| at.elapsed().as_nanos() as u64);
-        BalloonStatistics {
-            time_ns: age.map_or(0, |age| monotonic_ns().saturating_sub(age)),
-            target_bytes: self.target_bytes(),
-            actual_bytes: self.actual_bytes(),
-            swap_in_bytes: told.swapped_in_bytes,
-            swap_out_bytes: told.swapped_out_bytes,
-            major_faults: told.major_faults,
-            minor_faults: told.minor_faults,
-            free_bytes: told.free_bytes,
-            total_bytes: told.total_bytes,
-            available_bytes: told.available_bytes,
-            disk_cache_bytes: told.disk_cache_bytes,
-        }
+        told(self)
     }
 
     fn request_statistics(&self) {
         self.request_statistics();
+    }
+
+    fn on_statistics(&self, listener: StatisticsListener) {
+        self.on_answer(Box::new(move |handle| listener(told(handle))));
+    }
+}
+
+fn told(balloon: &BalloonHandle) -> BalloonStatistics {
+    let said = balloon.statistics();
+    let age = said.answered.map(|at| at.elapsed().as_nanos() as u64);
+    BalloonStatistics {
+        time_ns: age.map_or(0, |age| monotonic_ns().saturating_sub(age)),
+        target_bytes: balloon.target_bytes(),
+        actual_bytes: balloon.actual_bytes(),
+        swap_in_bytes: said.swapped_in_bytes,
+        swap_out_bytes: said.swapped_out_bytes,
+        major_faults: said.major_faults,
+        minor_faults: said.minor_faults,
+        free_bytes: said.free_bytes,
+        total_bytes: said.total_bytes,
+        available_bytes: said.available_bytes,
+        disk_cache_bytes: said.disk_cache_bytes,
     }
 }

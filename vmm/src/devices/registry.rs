@@ -3,12 +3,10 @@
 //! Runs on the main thread, before the sandbox: a row opens what its device needs.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use super::balloon::{Balloon, BalloonOptions};
 use crate::config::{Endpoint, Plan};
-use crate::control::ConsoleOutput;
-use crate::machine::{Handles, OpenError, Stream, Tee, sink_of};
+use crate::machine::{ConsoleEnds, Handles, OpenError, Stream, printed_to};
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -66,12 +64,13 @@ fn console(opener: &mut Opener<'_>) -> Devices {
     if matches!(stream, Stream::Off) {
         return Ok(Vec::new());
     }
-    let host = |what: &str, error| OpenError::host(&HostError::new(what, error));
-    let output = Arc::new(ConsoleOutput::new().map_err(|e| host("Could not make the console's eventfd", e))?);
-    let besides = sink_of(&stream).map_err(|error| OpenError::host(&error))?;
-    let sink = Arc::new(Tee::new(output.clone(), besides));
+    let (output, sink) = printed_to(&stream).map_err(|error| OpenError::host(&error))?;
     let console = super::console::Console::new("console0", sink).map_err(|error| OpenError::host(&error))?;
-    opener.handles.console = Some((output, Box::new(console.handle().input())));
+    let input = Box::new(console.handle().input());
+    if matches!(stream, Stream::Stdio) {
+        opener.handles.keyboard = Some(input.clone());
+    }
+    opener.handles.console = Some(ConsoleEnds { output, input, stream });
     Ok(vec![Box::new(console)])
 }
 

@@ -13,13 +13,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::board::map;
 use crate::bus::{Doorbells, MsiSink};
-use crate::devices::legacy::ioapic::with_wide_destination;
+use crate::devices::legacy::ioapic::{PINS, with_wide_destination};
 use crate::memory::GuestMemory;
 
 /// The KVM API version that has been current since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// IOAPIC pins reserved in the kernel's routing table by `KVM_CAP_SPLIT_IRQCHIP`.
-const IOAPIC_PINS: u64 = 24;
 
 /// KVM refused something.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +107,7 @@ impl Vm {
         // Only Intel hosts use these two; others accept or refuse them, and need neither.
         let _ = self.fd.set_identity_map_address(map::KVM_IDENTITY_MAP);
         let _ = self.fd.set_tss_address(map::KVM_TSS as usize);
-        let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
+        let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [PINS as u64, 0, 0, 0], ..Default::default() };
         self.fd.enable_cap(&split).map_err(doing("split the irqchip"))?;
         if self.kvm.check_extension(Cap::X2ApicApi) {
             // KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK: APIC ids above 254 in messages.

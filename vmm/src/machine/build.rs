@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::CpuId;
 
+use super::boot_image::BootImage;
 use super::control::ControlSide;
 use super::events::EventSink;
 use super::exits::Buses;
-use super::handles::Handles;
+use super::handles::{ConsoleEnds, Handles};
 use super::open::{OpenError, Opened, Stream};
-use super::output::{FileSink, NoSink, Tee};
-use crate::arch::x86_64::boot::{self, BootError, BootInfo};
+use super::output::printed_to;
+use crate::arch::x86_64::boot::BootError;
 use crate::arch::x86_64::cpuid::{self, Topology};
-use crate::arch::x86_64::kernel::{self, Entry, KernelError, Protocol};
+use crate::arch::x86_64::kernel::{Entry, KernelError};
 use crate::arch::x86_64::{msr, registers};
-use crate::board::acpi::{self, AcpiRoom, Described};
+use crate::board::acpi::AcpiRoom;
 use crate::board::{Layout, LayoutError, NodeShape, map};
-use crate::bus::pci::{ConfigPorts, Ecam, PciRoot};
+use crate::bus::pci::{ConfigPorts, Ecam, HostBridge, PciRoot};
 use crate::bus::{Bus, BusDevice, BusOverlap, SharedDevice};
-use crate::config::{Endpoint, HugePages, Plan};
-use crate::control::{ConsoleOutput, Server};
-use crate::devices::console::ConsoleSink;
+use crate::config::{HugePages, Plan};
+use crate::control::Server;
 use crate::devices::legacy::SignalSink;
 use crate::devices::legacy::i8042::I8042;
 use crate::devices::legacy::ioapic::{IoApic, IoApicLine};
@@ -78,16 +78,15 @@ pub enum BuildError {
 
 /// A VM with its devices, before its threads run.
 pub struct Machine {
-    pub(super) vm: Arc<Vm>,
     pub(super) memory: GuestMemory,
     pub(super) buses: Arc<Buses>,
     pub(super) vcpus: Vec<(Vcpu, Arc<VcpuCounters>)>,
     pub(super) gate: Arc<Gate>,
     pub(super) events: Arc<EventSink>,
     pub(super) workers: Arc<LateReactor>,
-    pub(super) serial: Serial,
-    pub(super) serial_stream: Stream,
     pub(super) io_threads: usize,
+    pub(super) boot_image: BootImage,
+    pub(super) reboot: bool,
     pub(super) control: ControlSide,
     pub(super) server: Option<Server>,
 }
@@ -138,6 +137,13 @@ fn backing(plan: &Plan) -> Backing {
     Backing { pages, shared: plan.memory.shared, prefault: plan.memory.prefault }
 }
 
+/// One I/O thread, or as many as the device with the most queues has, as far as the host has CPUs for them.
+fn io_threads(plan: &Plan) -> usize {
+    let queues = plan.disks.iter().map(|disk| disk.queues).chain(plan.nets.iter().map(|net| net.queues));
+    let most = queues.map(|queues| usize::from(queues.get())).max().unwrap_or(1);
+    most.min(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 fn topology(plan: &Plan) -> Topology {
     let asked = plan.cpus.topology;
     Topology { sockets: asked.sockets.into(), cores: asked.cores.into(), threads: asked.threads.into() }
@@ -156,18 +162,9 @@ fn lay_out(plan: &Plan, address_bits: u8) -> Result<Layout, LayoutError> {
     Layout::new(plan.memory.size_bytes, apic_ids, nodes.collect(), address_bits)
 }
 
-/// Firmware tables, for a guest that looks for them and for boot protocols that pass them on.
-fn write_tables(memory: &GuestMemory, layout: &Layout, plan: &Plan) -> Result<u64, BuildError> {
-    let described = Described { serial: plan.serial != Endpoint::Off, rtc: true };
-    let tables = acpi::build(layout, described)?;
-    let room = memory.slice(tables.address, tables.bytes.len() as u64).map_err(BootError::from)?;
-    room.write(0, &tables.bytes);
-    Ok(tables.rsdp_address)
-}
-
 impl Machine {
     /// Builds the machine that `plan` describes from what was opened for it.
-    pub fn build(plan: &Plan, mut opened: Opened, fds: &mut FdStore) -> Result<Self, BuildError> {
+    pub fn build(plan: &Plan, opened: Opened, fds: &mut FdStore) -> Result<Self, BuildError> {
         mark(Step::Fds);
         let vm = Arc::new(Vm::new(opened.kvm)?);
         let supported = vm.supported_cpuid()?;
@@ -177,55 +174,40 @@ impl Machine {
         vm.set_memory(&memory)?;
         vm.create_irqchip()?;
         mark(Step::KvmCreate);
-        let path = plan.boot.kernel.to_string();
-        let kernel = kernel::load(&memory, &mut opened.kernel, Protocol::Auto)
-            .map_err(|source| BuildError::Kernel { path, source })?;
-        let low_end = ranges.first().map_or(0, |(_, len)| *len);
-        let initrd = match &mut opened.initrd {
-            Some(file) => Some(boot::load_initrd(&memory, file, &kernel, low_end)?),
-            None => None,
-        };
-        let entry = kernel.entry;
-        let info = BootInfo {
-            kernel: &kernel,
-            command_line: plan.boot.cmdline.as_str(),
-            initrd,
-            memory_map: &layout.e820(),
-            rsdp: write_tables(&memory, &layout, plan)?,
-        };
-        boot::write(&memory, &info)?;
+        let mut boot_image = BootImage::new(plan, opened.kernel, opened.initrd, layout)?;
+        let entry = boot_image.load(&memory)?;
         mark(Step::Load);
 
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let seen = Arc::new(ConsoleOutput::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let sink = Arc::new(Tee::new(seen.clone(), sink_of(&opened.serial)?));
+        let (output, sink) = printed_to(&opened.serial)?;
         let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)))?;
         let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
         let mut handles = Handles::default();
         let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
-        let io_threads = devices.iter().map(|d| d.queue_sizes().len()).max().unwrap_or(1).clamp(1, 1);
         let workers = Arc::new(LateReactor::default());
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };
         let (pci, functions) = pci_bus(devices, &wiring)?;
-        let pci = Arc::new(pci);
         let legacy = Legacy { io_apic, serial: serial.clone(), ged: ged.clone() };
         let buses = Arc::new(wire(pci, legacy, &events)?);
         handles.power_button = Some(Box::new(move || ged.press_power_button()));
-        let vcpus = make_vcpus(&vm, &layout.apic_ids, topology(plan), entry, &supported)?;
+        let vcpus = make_vcpus(&vm, &boot_image.layout().apic_ids, topology(plan), entry, &supported)?;
+        if matches!(opened.serial, Stream::Stdio) {
+            handles.keyboard = Some(Box::new(serial.clone()));
+        }
+        handles.serial = Some(ConsoleEnds { output, input: Box::new(serial), stream: opened.serial });
         let mut control = ControlSide::new(plan, functions, handles, fds)?;
-        let server = control.serve(opened.api_socket, (seen, Box::new(serial.clone())))?;
+        let server = control.serve(opened.api_socket)?;
         Ok(Self {
-            vm,
             memory,
             buses,
             vcpus,
             gate: Arc::default(),
             events,
             workers,
-            serial,
-            serial_stream: opened.serial,
-            io_threads,
+            io_threads: io_threads(plan),
+            boot_image,
+            reboot: plan.reboot,
             control,
             server: Some(server),
         })
@@ -240,24 +222,11 @@ fn open_devices(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenErr
     Ok(devices)
 }
 
-/// Where output goes that is meant for `stream`.
-pub fn sink_of(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
-    let doubled = |result: std::io::Result<std::os::fd::OwnedFd>| {
-        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate a console's output", e))
-    };
-    Ok(match stream {
-        Stream::Off | Stream::Listener(_) => Arc::new(NoSink),
-        Stream::Stdio => {
-            use std::os::fd::AsFd as _;
-            Arc::new(FileSink::new(doubled(std::io::stdout().as_fd().try_clone_to_owned())?))
-        }
-        Stream::Fd { file, .. } => Arc::new(FileSink::new(doubled(file.try_clone().map(Into::into))?)),
-    })
-}
-
 /// Puts the devices behind the root complex, from slot 1 on, their BARs side by side.
-fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, Vec<SharedFunction>), BuildError> {
+fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(Arc<PciRoot>, Vec<SharedFunction>), BuildError> {
     let mut root = PciRoot::default();
+    let bridge = Arc::new(Mutex::new(HostBridge::default()));
+    root.insert(0, bridge).map_err(|_| BusOverlap { start: map::ECAM_START, len: map::ECAM_LEN })?;
     let mut functions = Vec::new();
     for (device, slot) in devices.into_iter().zip(1_u8..) {
         let bar = map::MMIO32_START + u64::from(slot - 1) * BAR_SIZE;
@@ -265,7 +234,7 @@ fn pci_bus(devices: Vec<Box<dyn Device>>, wiring: &Wiring) -> Result<(PciRoot, V
         functions.push(function.clone());
         root.insert(slot, function).map_err(|_| BusOverlap { start: bar, len: BAR_SIZE })?;
     }
-    Ok((root, functions))
+    Ok((Arc::new(root), functions))
 }
 
 /// The devices that are not on PCI.
@@ -301,8 +270,9 @@ fn wire(pci: Arc<PciRoot>, legacy: Legacy, events: &Arc<EventSink>) -> Result<Bu
     }
     let mut mmio = Bus::default();
     mmio.insert(map::ECAM_START, map::ECAM_LEN, shared(Ecam(pci.clone())))?;
+    let chip = io_apic.clone();
     mmio.insert(map::IOAPIC_START, map::IOAPIC_LEN, io_apic)?;
-    Ok(Buses { ports, mmio, pci })
+    Ok(Buses { ports, mmio, pci, io_apic: chip })
 }
 
 fn make_vcpus(

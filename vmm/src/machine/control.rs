@@ -6,29 +6,32 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use super::build::{Machine, SharedFunction};
 use super::events::MachineEvent;
-use super::handles::Handles;
+use super::handles::{ConsoleEnds, Handles};
+use super::open::Stream;
+use super::warnings::Warnings;
 use crate::config::Plan;
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
-    BootMark, BootTimeline, Console, Device, DeviceStatistics, ExitCount, ExitReason, GetStatistics, GuestPanicked,
-    GuestReset, GuestShutdown, Info, PhaseChanged, QueueStatistics, RateLimit, Sandbox, Statistics, VcpuStatistics,
+    BootMark, BootTimeline, Console, Device, DeviceFault, DeviceStatistics, ExitCount, ExitReason, GetStatistics,
+    GuestPanicked, GuestReset, GuestShutdown, Info, PhaseChanged, QueueStatistics, RateLimit, Sandbox, Statistics,
+    VcpuStatistics,
 };
 use crate::control::{
-    CommandError, Commands, ConsoleInput, ConsoleOutput, EventReceiver, EventSender, Listener, Phase, Server,
-    ServerError, event_queue,
+    CommandError, Commands, EventReceiver, EventSender, Listener, Phase, Server, ServerError, event_queue,
 };
 use crate::kvm::{self, ExitKind, VcpuCounters};
 use crate::memory::PAGE_SIZE;
 use crate::sandbox::{FdName, FdStore, FdStoreError, ProcessSandbox, Report};
-use crate::telemetry::{QueueSnapshot, clock_ns, monotonic_ns, timeline};
+use crate::telemetry::{QueueSnapshot, clock_ns, monotonic_ns, tell_warnings, timeline};
 use crate::virtio::HostError;
+use crate::virtio::pci::FaultListener;
 
 /// Names that the store keeps for clients; the files that a machine starts with are not counted.
 const MAX_FDS: usize = 256;
@@ -57,9 +60,6 @@ pub(super) struct ControlSide {
     pub(super) sandbox: Option<ProcessSandbox>,
 }
 
-/// A console's output, and where its viewers type.
-pub(super) type ConsoleEnds = (Arc<ConsoleOutput>, Box<dyn ConsoleInput>);
-
 impl ControlSide {
     /// Takes over what is left of `fds`.
     pub(super) fn new(
@@ -69,6 +69,21 @@ impl ControlSide {
         fds: &mut FdStore,
     ) -> Result<Self, HostError> {
         let (events, receiver) = event_queue().map_err(|e| HostError::new("Could not make an event fd", e))?;
+        for function in &functions {
+            let function = function.lock().unwrap_or_else(PoisonError::into_inner);
+            function.on_fault(tell_faults(events.clone()));
+        }
+        if let Some(balloon) = &handles.balloon {
+            let events = events.clone();
+            balloon.on_statistics(Box::new(move |told| events.send(Kind::BalloonStatistics(told))));
+        }
+        let (warnings, sender) = (Mutex::new(Warnings::default()), events.clone());
+        tell_warnings(Box::new(move |record| {
+            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(warning) = warnings.admit(record, monotonic_ns()) {
+                sender.send(Kind::LogWarning(warning));
+            }
+        }));
         Ok(Self {
             phase: Phase::Creating,
             cpus: plan.cpus.count.into(),
@@ -84,20 +99,32 @@ impl ControlSide {
     }
 
     /// Makes the server, with the machine's consoles. Once.
-    pub(super) fn serve(&mut self, listener: Option<Listener>, serial: ConsoleEnds) -> Result<Server, HostError> {
+    pub(super) fn serve(&mut self, listener: Option<Listener>) -> Result<Server, HostError> {
         let fail = |error: ServerError| HostError::new(error.to_string(), error.source);
         let twice = || HostError::new("The control server is made twice", io::ErrorKind::AlreadyExists.into());
         let mut server = Server::new(listener, self.receiver.take().ok_or_else(twice)?).map_err(fail)?;
-        server.add_console(Console::Serial, serial.0, serial.1).map_err(fail)?;
-        if let Some((output, input)) = self.handles.console.take() {
-            server.add_console(Console::Virtio, output, input).map_err(fail)?;
+        let consoles = [(Console::Serial, self.handles.serial.take()), (Console::Virtio, self.handles.console.take())];
+        for (console, ends) in consoles {
+            let Some(ConsoleEnds { output, input, stream }) = ends else { continue };
+            server.add_console(console, output, input).map_err(fail)?;
+            match stream {
+                Stream::Listener(listener) => server.listen_for_viewers(console, listener).map_err(fail)?,
+                Stream::Socket(socket) => {
+                    let refused = |error: CommandError| HostError::new(error.to_string(), io::ErrorKind::Other.into());
+                    server.attach_viewer(console, socket).map_err(refused)?;
+                }
+                Stream::Off | Stream::Stdio | Stream::File(_) => {}
+            }
         }
         Ok(server)
     }
 
-    /// Notes that the machine is in another phase now, and tells subscribers.
+    /// Notes which phase the machine is in now, and tells subscribers if it is another one.
     pub(super) fn enter(&mut self, phase: Phase) {
         use crate::control::v1::Phase as Wire;
+        if phase == self.phase {
+            return;
+        }
         let from = std::mem::replace(&mut self.phase, phase);
         let changed = PhaseChanged { from: Wire::from(from).into(), to: Wire::from(phase).into() };
         self.events.send(Kind::PhaseChanged(changed));
@@ -107,10 +134,11 @@ impl ControlSide {
     pub(super) fn tell(&self, event: &MachineEvent) {
         let kind = match event {
             MachineEvent::PowerOff => Kind::GuestShutdown(GuestShutdown {}),
-            MachineEvent::Reset => Kind::GuestReset(GuestReset::default()),
+            MachineEvent::Reset => Kind::GuestReset(GuestReset { source: "guest".to_owned() }),
+            MachineEvent::ResetAsked => Kind::GuestReset(GuestReset { source: "control".to_owned() }),
             MachineEvent::Panicked => Kind::GuestPanicked(GuestPanicked { crash_loaded: false }),
             MachineEvent::CrashLoaded => Kind::GuestPanicked(GuestPanicked { crash_loaded: true }),
-            MachineEvent::ResetAsked | MachineEvent::StopAsked | MachineEvent::Failed(_) => return,
+            MachineEvent::StopAsked | MachineEvent::Failed(_) => return,
         };
         self.events.send(kind);
     }
@@ -159,6 +187,14 @@ impl ControlSide {
             })
             .collect()
     }
+}
+
+/// Makes events of a device's failures.
+fn tell_faults(events: EventSender) -> FaultListener {
+    Box::new(move |id, error| {
+        let message = error.to_string();
+        events.send(Kind::DeviceFault(DeviceFault { device_id: id.to_owned(), message, needs_reset: true }));
+    })
 }
 
 fn no_device(id: &str, field: &'static str) -> CommandError {

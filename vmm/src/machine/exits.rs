@@ -1,9 +1,10 @@
 //! Answers the guest's accesses: the buses, seen from a vCPU thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bus::Bus;
 use crate::bus::pci::PciRoot;
+use crate::devices::legacy::ioapic::IoApic;
 use crate::kvm::ExitHandler;
 
 /// The machine's buses. Built once, then only read.
@@ -14,6 +15,16 @@ pub struct Buses {
     pub mmio: Bus,
     /// PCI BARs.
     pub pci: Arc<PciRoot>,
+    /// The I/O APIC, which is told of acknowledged interrupts.
+    pub io_apic: Arc<Mutex<IoApic>>,
+}
+
+impl Buses {
+    /// Puts the devices back to power-on.
+    pub fn reset(&self) {
+        self.pci.reset();
+        self.io_apic.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    }
 }
 
 impl ExitHandler for Buses {
@@ -38,6 +49,6 @@ impl ExitHandler for Buses {
     }
 
     fn ioapic_eoi(&self, vector: u8) {
-        log::debug!("End of interrupt for vector {vector}: no line is level-triggered");
+        self.io_apic.lock().unwrap_or_else(PoisonError::into_inner).end_of_interrupt(vector);
     }
 }

@@ -5,10 +5,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::open::Stream;
 use crate::control::{BalloonControl, ConsoleInput, ConsoleOutput, Limited};
 
 /// Presses the power button.
 pub type PowerButton = Box<dyn Fn() + Send>;
+
+/// A console of the machine, as its viewers need it.
+pub struct ConsoleEnds {
+    /// What it prints.
+    pub output: Arc<ConsoleOutput>,
+    /// Where they type.
+    pub input: Box<dyn ConsoleInput>,
+    /// Where the user wants it; sockets are viewers.
+    pub stream: Stream,
+}
 
 /// See the module's header.
 #[derive(Default)]
@@ -17,8 +28,12 @@ pub struct Handles {
     pub limits: BTreeMap<String, Box<dyn Limited>>,
     /// The balloon.
     pub balloon: Option<Box<dyn BalloonControl>>,
-    /// The virtio console: what it prints, and where its viewers type.
-    pub console: Option<(Arc<ConsoleOutput>, Box<dyn ConsoleInput>)>,
+    /// The serial port.
+    pub serial: Option<ConsoleEnds>,
+    /// The virtio console.
+    pub console: Option<ConsoleEnds>,
+    /// Where standard input is typed.
+    pub keyboard: Option<Box<dyn ConsoleInput>>,
     /// The ACPI power button.
     pub power_button: Option<PowerButton>,
 }

@@ -6,15 +6,19 @@ use std::thread::JoinHandle;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::build::Machine;
+use super::build::{BuildError, Machine};
 use super::control::{VcpuThread, open_schedule};
 use super::events::MachineEvent;
+use super::terminal::{Keyboard, Typed};
 use crate::control::{self, Server};
 use crate::kvm::{self, Failure, Phase, VcpuStop};
 use crate::reactor::Reactor;
 use crate::sandbox::{self, Role};
 use crate::telemetry::{Step, mark};
 use crate::virtio::HostError;
+
+/// Names standard input among what the loop waits for; everything else is looked at in every turn.
+pub(super) const KEYBOARD: u64 = 1;
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub enum Outcome {
     PowerOff,
     /// It reset itself, and no reboot was asked for.
     Reset,
+    /// It was to be reset, and could not be started again.
+    NotReset(Box<BuildError>),
     /// Its kernel panicked.
     Panicked,
     /// A client of the control socket ended it.
@@ -69,6 +75,8 @@ impl Machine {
             let watch = EpollEvent::new(EventSet::IN, 0);
             epoll.ctl(ControlOperation::Add, server.as_raw_fd(), watch).map_err(host("Could not watch for clients"))?;
         }
+        let typist = self.control.handles.keyboard.take();
+        let mut keyboard = typist.map(|input| Keyboard::open(&epoll, input)).transpose()?;
         if sandboxed {
             self.control.sandbox = Some(sandbox::enter_process()?);
         } else {
@@ -83,9 +91,11 @@ impl Machine {
         }
         mark(Step::Sandbox);
         self.control.enter(control::Phase::Running);
+        crate::memory::drop_startup_pages();
         mark(Step::FirstVcpuEntry);
         self.gate.set(Phase::Running);
-        let outcome = self.watch(&epoll, server.as_mut());
+        let outcome = self.watch(&epoll, server.as_mut(), keyboard.as_mut());
+        drop(keyboard);
         self.gate.set(Phase::Stopped);
         self.control.enter(control::Phase::Stopped);
         if let Some(server) = server {
@@ -130,25 +140,47 @@ impl Machine {
         Ok(threads)
     }
 
-    fn watch(&mut self, epoll: &Epoll, mut server: Option<&mut Server>) -> Outcome {
+    fn watch(
+        &mut self,
+        epoll: &Epoll,
+        mut server: Option<&mut Server>,
+        mut keyboard: Option<&mut Keyboard>,
+    ) -> Outcome {
         let mut events = [EpollEvent::default(); 8];
         loop {
-            if let Err(error) = epoll.wait(-1, &mut events)
-                && error.kind() != std::io::ErrorKind::Interrupted
-            {
-                log::error!("The main thread cannot wait for events: {error}");
-            }
+            let ready = match epoll.wait(-1, &mut events) {
+                Ok(count) => events.get(..count).unwrap_or_default(),
+                Err(error) => {
+                    if error.kind() != std::io::ErrorKind::Interrupted {
+                        log::error!("The main thread cannot wait for events: {error}");
+                    }
+                    &[]
+                }
+            };
+            let typed = ready.iter().any(|event| event.data() == KEYBOARD);
             // Clients first: the answer to a command that ends the machine has gone out then.
             if let Some(server) = server.as_deref_mut()
                 && let Err(error) = server.on_ready(self)
             {
                 log::error!("{error}: {}", error.source);
             }
+            if let Some(keyboard) = keyboard.as_deref_mut()
+                && keyboard.serve(typed, epoll) == Typed::Stop
+            {
+                return Outcome::Stopped;
+            }
             while let Some(event) = self.events.take() {
                 self.control.tell(&event);
                 match event {
                     MachineEvent::PowerOff => return Outcome::PowerOff,
-                    MachineEvent::Reset | MachineEvent::ResetAsked => return Outcome::Reset,
+                    MachineEvent::Reset if !self.reboot => return Outcome::Reset,
+                    MachineEvent::Reset | MachineEvent::ResetAsked => {
+                        if let Err(error) = self.power_on_again() {
+                            return Outcome::NotReset(Box::new(error));
+                        }
+                        self.control.enter(control::Phase::Running);
+                        self.gate.set(Phase::Running);
+                    }
                     MachineEvent::Panicked => return Outcome::Panicked,
                     MachineEvent::CrashLoaded => log::warn!("The guest's kernel crashed and loads another"),
                     MachineEvent::StopAsked => return Outcome::Stopped,

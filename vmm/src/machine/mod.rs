@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boot_image;
 mod build;
 mod control;
 mod events;
@@ -18,10 +19,13 @@ mod handles;
 mod main_loop;
 mod open;
 mod output;
+mod reset;
+mod terminal;
+mod warnings;
 
-pub use build::{BuildError, Machine, sink_of};
+pub use build::{BuildError, Machine};
 pub use events::{EventSink, MachineEvent};
-pub use handles::{Handles, PowerButton};
+pub use handles::{ConsoleEnds, Handles, PowerButton};
 pub use main_loop::{Outcome, RunError};
 pub use open::{OpenError, Opened, Stream, open_endpoint, passed};
-pub use output::Tee;
+pub use output::printed_to;

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use crate::config::{Endpoint, FdName, Plan, Source};
@@ -26,7 +27,7 @@ pub struct OpenError {
 
 impl OpenError {
     /// `option` with `value` was refused for `reason`.
-    pub fn new(option: &str, value: impl ToString, reason: impl Into<String>) -> Self {
+    pub fn new(option: &str, value: impl std::fmt::Display, reason: impl Into<String>) -> Self {
         Self { option: option.to_owned(), value: value.to_string(), reason: reason.into() }
     }
 
@@ -68,13 +69,10 @@ pub enum Stream {
     Off,
     /// This process's standard input and output.
     Stdio,
-    /// A file or any other descriptor; input only where `both` is set.
-    Fd {
-        /// The open file.
-        file: File,
-        /// Whether input may come from it.
-        both: bool,
-    },
+    /// A file, a pipe or a device: output only.
+    File(File),
+    /// A connected socket: both ways.
+    Socket(OwnedFd),
     /// A listening unix socket.
     Listener(std::os::unix::net::UnixListener),
 }
@@ -126,11 +124,15 @@ pub fn open_endpoint(fds: &mut FdStore, option: &str, endpoint: &Endpoint) -> Re
     match endpoint {
         Endpoint::Off => Ok(Stream::Off),
         Endpoint::Stdio => Ok(Stream::Stdio),
-        Endpoint::Fd(name) => Ok(Stream::Fd { file: File::from(passed(fds, option, name)?), both: true }),
+        Endpoint::Fd(name) => {
+            let file = File::from(passed(fds, option, name)?);
+            let kind = file.metadata().map_err(|e| OpenError::new(option, format!("fd:{name}"), e.to_string()))?;
+            Ok(if kind.file_type().is_socket() { Stream::Socket(file.into()) } else { Stream::File(file) })
+        }
         Endpoint::File(path) => {
             let file = File::options().create(true).append(true).open(path);
             let file = file.map_err(|e| OpenError::new(option, format!("file={}", path.display()), in_words(&e)))?;
-            Ok(Stream::Fd { file, both: false })
+            Ok(Stream::File(file))
         }
         Endpoint::Socket(path) => {
             let listener = std::os::unix::net::UnixListener::bind(path);

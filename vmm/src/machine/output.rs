@@ -4,22 +4,43 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::open::Stream;
 use crate::control::ConsoleOutput;
 use crate::devices::console::ConsoleSink;
 use crate::telemetry::{Step, mark};
+use crate::virtio::HostError;
+
+/// A console's output, and the sink that prints to it and to `stream`.
+pub fn printed_to(stream: &Stream) -> Result<(Arc<ConsoleOutput>, Arc<dyn ConsoleSink>), HostError> {
+    let seen = ConsoleOutput::new().map_err(|e| HostError::new("Could not make a console's event fd", e))?;
+    let seen = Arc::new(seen);
+    Ok((seen.clone(), Arc::new(Tee { seen, besides: sink_of(stream)? })))
+}
+
+/// Where output goes that is meant for `stream`.
+fn sink_of(stream: &Stream) -> Result<Arc<dyn ConsoleSink>, HostError> {
+    let doubled = |result: std::io::Result<std::os::fd::OwnedFd>| {
+        result.map(std::fs::File::from).map_err(|e| HostError::new("Could not duplicate a console's output", e))
+    };
+    Ok(match stream {
+        Stream::Off | Stream::Listener(_) | Stream::Socket(_) => Arc::new(NoSink),
+        Stream::Stdio => Arc::new(FileSink::new(doubled(std::io::stdout().as_fd().try_clone_to_owned())?)),
+        Stream::File(file) => Arc::new(FileSink::new(doubled(file.try_clone().map(Into::into))?)),
+    })
+}
 
 /// Writes to a file; what cannot be written is dropped, and said once.
-pub struct FileSink {
+struct FileSink {
     file: File,
     failed: AtomicBool,
 }
 
 impl FileSink {
-    /// Prints to `file`.
-    pub fn new(file: File) -> Self {
+    fn new(file: File) -> Self {
         Self { file, failed: AtomicBool::new(false) }
     }
 }
@@ -35,16 +56,9 @@ impl ConsoleSink for FileSink {
 }
 
 /// Prints to a console that viewers can look at, and to where the user wants it besides.
-pub struct Tee {
+struct Tee {
     seen: Arc<ConsoleOutput>,
     besides: Arc<dyn ConsoleSink>,
-}
-
-impl Tee {
-    /// Prints to both.
-    pub fn new(seen: Arc<ConsoleOutput>, besides: Arc<dyn ConsoleSink>) -> Self {
-        Self { seen, besides }
-    }
 }
 
 impl ConsoleSink for Tee {
@@ -56,7 +70,7 @@ impl ConsoleSink for Tee {
 }
 
 /// Drops everything.
-pub struct NoSink;
+struct NoSink;
 
 impl ConsoleSink for NoSink {
     fn write(&self, _bytes: &[u8]) {}

@@ -9,8 +9,10 @@
 //! ```
 
 mod slice;
+mod startup_pages;
 
 pub use slice::GuestSlice;
+pub use startup_pages::drop_startup_pages;
 
 use std::ptr::NonNull;
 
@@ -157,34 +159,61 @@ impl GuestMemory {
     }
 }
 
+/// Guest RAM starts at a multiple of this in the host's address space as well: only where guest and host addresses agree
+/// below it can KVM map 2 MiB at a time.
+const ALIGNMENT: usize = 2 << 20;
+
 fn map_host(total: u64, backing: Backing) -> std::io::Result<NonNull<u8>> {
     let len = usize::try_from(total).map_err(std::io::Error::other)?;
-    let mut flags = libc::MAP_NORESERVE;
-    if backing.prefault {
-        flags |= libc::MAP_POPULATE;
-    }
     let huge = match backing.pages {
         Pages::Small => 0,
         Pages::Huge2M => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
         Pages::Huge1G => libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
     };
     let fd = if backing.shared { Some(memfd(total, backing.pages)?) } else { None };
-    flags |= if fd.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge };
+    let kind = if fd.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge };
     let raw_fd = fd.as_ref().map_or(-1, std::os::fd::AsRawFd::as_raw_fd);
-    // SAFETY: a fresh mapping at an address the kernel chooses: it replaces nothing.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, raw_fd, 0) };
+    let place = if backing.pages == Pages::Small { Some(reserve(len)?) } else { None };
+    let flags = libc::MAP_NORESERVE | kind | if place.is_some() { libc::MAP_FIXED } else { 0 };
+    let hint = place.map_or(std::ptr::null_mut(), |place| place.as_ptr().cast());
+    // SAFETY: with a place, the mapping replaces exactly the part of our own reservation that holds `len` bytes; without
+    // one it replaces nothing.
+    let at = unsafe { libc::mmap(hint, len, libc::PROT_READ | libc::PROT_WRITE, flags, raw_fd, 0) };
     if at == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }
-    // Not inherited by a child process: it has no business there, and a fork would have to mark every page.
-    for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
-        if advice == libc::MADV_HUGEPAGE && backing.pages != Pages::Small {
-            continue;
+    if backing.pages == Pages::Small {
+        advise(at, len, libc::MADV_HUGEPAGE);
+    }
+    advise(at, len, libc::MADV_DONTDUMP);
+    if backing.prefault {
+        // After the advice, so that the pages come in large pieces. ENOMEM is a host without that much memory.
+        // SAFETY: the range is the mapping just made.
+        if unsafe { libc::madvise(at, len, libc::MADV_POPULATE_WRITE) } != 0 {
+            return Err(std::io::Error::last_os_error());
         }
-        // SAFETY: the range is the mapping just made. Advice may fail (kernel without THP); it is only advice.
-        unsafe { libc::madvise(at, len, advice) };
     }
     NonNull::new(at.cast()).ok_or_else(|| std::io::Error::other("mapped at address zero"))
+}
+
+/// Address space for `len` bytes at a multiple of [`ALIGNMENT`]. What is reserved too much costs nothing and stays.
+fn reserve(len: usize) -> std::io::Result<NonNull<u8>> {
+    let room = len.checked_add(ALIGNMENT).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping at an address the kernel chooses, without access: it replaces nothing.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    let offset = at.cast::<u8>().align_offset(ALIGNMENT);
+    // SAFETY: offset < ALIGNMENT, so the result lies in the reservation, with `len` bytes behind it.
+    NonNull::new(unsafe { at.cast::<u8>().add(offset) }).ok_or_else(|| std::io::Error::other("mapped at address zero"))
+}
+
+/// Gives the kernel a hint on a mapping of ours; a kernel that does not know it goes on without.
+fn advise(at: *mut libc::c_void, len: usize, advice: libc::c_int) {
+    // SAFETY: the range is a mapping that the caller just made; these hints change no content.
+    unsafe { libc::madvise(at, len, advice) };
 }
 
 fn memfd(size: u64, pages: Pages) -> std::io::Result<std::os::fd::OwnedFd> {
@@ -227,6 +256,14 @@ mod tests {
             (1, u64::MAX, false),
         ] {
             assert_eq!(memory.slice(address, len).is_ok(), inside, "{address:#x}+{len:#x}");
+        }
+    }
+
+    #[test]
+    fn guest_and_host_addresses_agree_within_huge_pages() {
+        for _ in 0..3 {
+            let memory = GuestMemory::map(&[(0, 0x40_0000)], Backing::default()).unwrap();
+            assert_eq!(memory.slots().next().unwrap().1 % (2 << 20), 0);
         }
     }
 

@@ -1,28 +1,34 @@
 //! How long an I/O thread looks for work before it sleeps. Pure: times come in as arguments.
 //!
-//! A kick costs the guest an exit (2.6 µs where it was measured) and a wake-up costs the thread a context switch. While
-//! requests follow each other closely, looking is cheaper than both. The budget grows when a wake-up came soon after
-//! falling asleep, and shrinks when looking was in vain: an idle guest costs nothing.
+//! A kick costs the guest an exit and a wake-up costs the thread a context switch. While requests follow each other closely,
+//! looking is cheaper than both. The budget grows when a wake-up came soon after falling asleep, stays while looking finds
+//! something, and goes when the longest look found nothing: a guest whose requests are far apart costs nothing, and one
+//! whose requests are just too far apart is tried again only now and then.
 
 use std::time::Duration;
 
 /// Longest time of looking in vain.
-pub const MAX: Duration = Duration::from_micros(50);
+pub const MAX: Duration = Duration::from_micros(100);
 /// First step when the budget grows from nothing.
-const FIRST: Duration = Duration::from_micros(8);
+const FIRST: Duration = Duration::from_micros(16);
+/// A sleep shorter than this was a request that looking could have caught: a kick and a wake-up are part of it.
+const CLOSE: Duration = Duration::from_micros(400);
+/// How many wake-ups pass before looking is tried again after it found nothing.
+const REST: u32 = 64;
 
 /// The adaptive budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     max: Duration,
     now: Duration,
+    rest: u32,
 }
 
 impl Budget {
     /// With a single host CPU, looking would only keep the guest from running: the budget stays at nothing.
     pub fn new(host_cpus: usize) -> Self {
         let max = if host_cpus < 2 { Duration::ZERO } else { MAX };
-        Self { max, now: Duration::ZERO }
+        Self { max, now: Duration::ZERO, rest: 0 }
     }
 
     /// How long to look in vain before sleeping.
@@ -32,11 +38,21 @@ impl Budget {
 
     /// The thread was woken after having slept for `slept`; before that, looking `found` work or not.
     pub fn woken(&mut self, slept: Duration, found: bool) {
-        if slept < MAX {
-            self.now = (self.now * 2).clamp(FIRST.min(self.max), self.max);
-        } else if !found {
+        if found {
+            self.grow();
+        } else if self.rest > 0 {
+            self.rest -= 1;
+        } else if slept >= CLOSE {
             self.now = if self.now <= FIRST { Duration::ZERO } else { self.now / 2 };
+        } else if self.now < self.max {
+            self.grow();
+        } else {
+            (self.now, self.rest) = (Duration::ZERO, REST);
         }
+    }
+
+    fn grow(&mut self) {
+        self.now = (self.now * 2).clamp(FIRST.min(self.max), self.max);
     }
 }
 
@@ -44,26 +60,44 @@ impl Budget {
 mod tests {
     use super::*;
 
+    const SOON: Duration = Duration::from_micros(150);
+    const LATE: Duration = Duration::from_millis(1);
+
     #[test]
-    fn it_grows_with_close_wakes_and_shrinks_with_vain_looks() {
+    fn it_grows_with_close_wakes_and_shrinks_with_late_ones() {
         let mut budget = Budget::new(2);
         assert_eq!(budget.get(), Duration::ZERO);
-        for micros in [8, 16, 32, 50, 50] {
-            budget.woken(Duration::from_micros(10), false);
+        for micros in [16, 32, 64, 100] {
+            budget.woken(SOON, false);
             assert_eq!(budget.get(), Duration::from_micros(micros));
         }
-        budget.woken(Duration::from_millis(1), true);
-        assert_eq!(budget.get(), MAX);
+        budget.woken(LATE, true);
+        assert_eq!(budget.get(), MAX, "what finds work stays");
         for _ in 0..5 {
-            budget.woken(Duration::from_millis(1), false);
+            budget.woken(LATE, false);
         }
         assert_eq!(budget.get(), Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_just_too_far_apart_are_left_alone_for_a_while() {
+        let mut budget = Budget::new(2);
+        for _ in 0..5 {
+            budget.woken(SOON, false);
+        }
+        for _ in 0..REST {
+            assert_eq!(budget.get(), Duration::ZERO);
+            budget.woken(SOON, false);
+        }
+        budget.woken(SOON, false);
+        assert_eq!(budget.get(), FIRST);
     }
 
     #[test]
     fn one_cpu_never_polls() {
         let mut budget = Budget::new(1);
         budget.woken(Duration::ZERO, true);
+        budget.woken(SOON, false);
         assert_eq!(budget.get(), Duration::ZERO);
     }
 }

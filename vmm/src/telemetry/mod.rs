@@ -7,5 +7,5 @@ mod stderr_log;
 mod timeline;
 
 pub use counters::{HISTOGRAM_BUCKETS, QueueCounters, QueueSnapshot};
-pub use stderr_log::log_to_stderr;
+pub use stderr_log::{WarningListener, log_to_stderr, tell_warnings};
 pub use timeline::{Step, clock_ns, mark, mark_spawn, monotonic_ns, timeline};

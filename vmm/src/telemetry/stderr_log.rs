@@ -1,8 +1,19 @@
 //! Logs go to stderr, one line each; stdout is the guest's.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Hears of warnings and errors. Called by the thread that logs; must not block, and must not log.
+pub type WarningListener = Box<dyn Fn(&Record<'_>) + Send + Sync>;
+
+static LISTENER: OnceLock<WarningListener> = OnceLock::new();
+
+/// Has `listener` told of warnings and errors. The first one stays.
+pub fn tell_warnings(listener: WarningListener) {
+    let _ = LISTENER.set(listener);
+}
 
 struct Stderr {
     colour: bool,
@@ -28,6 +39,11 @@ impl Log for Stderr {
         let line = format!("quantix-vmm: {on}{level}{off}: {}\n", record.args());
         // There is nowhere to tell that stderr is gone.
         let _ = std::io::stderr().write_all(line.as_bytes());
+        if record.level() <= Level::Warn
+            && let Some(listener) = LISTENER.get()
+        {
+            listener(record);
+        }
     }
 
     fn flush(&self) {}

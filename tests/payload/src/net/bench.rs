@@ -20,6 +20,8 @@ const MAC: u64 = 1 << 5;
 const ENTRIES: u16 = 256;
 /// Bytes of the header before each frame.
 const HEADER: u64 = 12;
+/// Where a frame has its number.
+const NUMBER: usize = frame::HEAD - 8;
 /// Bytes between buffers.
 const STEP: u64 = 2048;
 
@@ -73,12 +75,25 @@ impl Card {
         bytes.get(start + HEADER as usize..).is_some_and(frame::is_ours)
     }
 
-    /// Throws away what has come so far.
-    fn drain(&mut self) {
-        while let Some((entry, _)) = self.receive.take() {
+    /// Puts a number into the first outgoing frame.
+    fn set_number(&self, number: u64) {
+        let start = HEADER as usize + NUMBER;
+        if let Some(bytes) = self.outgoing.bytes(start + 8).get_mut(start..) {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    /// Gives back all that has come; says whether the frame with this number was among it. Others are late answers.
+    fn came_back(&mut self, number: u64) -> bool {
+        let mut found = false;
+        while let Some((entry, written)) = self.receive.take() {
+            let start = usize::from(entry) * STEP as usize + HEADER as usize + NUMBER;
+            let bytes = self.incoming.bytes(start + 8);
+            found |= self.is_ours(entry, written) && bytes.get(start..) == Some(&number.to_le_bytes());
             self.receive.offer(entry);
         }
         self.receive.publish();
+        found
     }
 }
 
@@ -160,26 +175,20 @@ pub fn round_trip(machine: &mut Machine<'_>, report: &mut Report) -> Outcome {
     card.prepare(frame::SMALLEST);
     listening(card.address);
     let mut latencies = Latencies::default();
+    // A number that no earlier command in this run has used.
+    let mut number = ticks();
     let (mut start, mut trips) = (ticks(), 0_u64);
     for milliseconds in [warm_ms(machine), measure_ms(machine)] {
         let over = machine.clock.deadline(milliseconds);
         latencies = Latencies::default();
         (start, trips) = (ticks(), 0);
         while !over.passed() {
-            card.drain();
+            number += 1;
+            card.set_number(number);
             let before = ticks();
             card.transmit.offer(0);
             card.transmit.publish();
-            let back = machine.clock.deadline(patience(machine)).wait_for(|| {
-                while let Some((entry, written)) = card.receive.take() {
-                    let ours = card.is_ours(entry, written);
-                    card.receive.offer(entry);
-                    if ours {
-                        return true;
-                    }
-                }
-                false
-            });
+            let back = machine.clock.deadline(patience(machine)).wait_for(|| card.came_back(number));
             ensure!(back, "After {trips} round trips a frame did not come back");
             latencies.record(ticks() - before);
             trips += 1;

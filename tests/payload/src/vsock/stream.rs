@@ -86,7 +86,10 @@ pub fn stream(machine: &mut Machine<'_>, report: &mut Report) -> Outcome {
     let mut quiet = machine.clock.deadline(STALL_MS);
     let mut deadline = machine.clock.deadline(patience(machine));
     while read < total {
-        let mut moved = connection.poll()?;
+        // Bytes, not packets: questions and answers about credit go on while everything is full.
+        let before = connection.waiting();
+        connection.poll()?;
+        let mut moved = connection.waiting() != before;
         if sent < total {
             pattern::fill(&mut outgoing, sent as u64);
             if connection.send(&outgoing)? {

@@ -4,6 +4,7 @@
 //! bridges: what the guest does not find it need not probe.
 
 mod config;
+mod host_bridge;
 mod msix;
 mod root;
 
@@ -11,6 +12,7 @@ mod root;
 mod tests;
 
 pub use config::{BarKind, ConfigSpace, Identity};
+pub use host_bridge::HostBridge;
 pub use msix::{MSIX_ENTRY_SIZE, Msix, NO_VECTOR};
 pub use root::{ConfigPorts, Ecam, PciFunction, PciRoot, SlotTaken};
 

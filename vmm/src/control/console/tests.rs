@@ -107,6 +107,22 @@ fn every_viewer_gets_the_past_and_what_follows() {
 }
 
 #[test]
+fn clients_of_a_listener_are_viewers() {
+    let mut bench = Bench::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("console");
+    let listener = UnixListener::bind(&path).expect("bound");
+    listener.set_nonblocking(true).expect("non-blocking");
+    bench.consoles.listen(Console::Serial, listener, bench.poller.get_mut()).expect("listening");
+    bench.output.print(b"boot ");
+    let mut viewers = [(); 2].map(|()| UnixStream::connect(&path).expect("connected"));
+    for viewer in &mut viewers {
+        viewer.set_nonblocking(true).expect("non-blocking");
+        assert_eq!(bench.read(viewer), b"boot ");
+    }
+}
+
+#[test]
 fn slow_viewer_holds_nobody_up_and_misses_the_oldest() {
     let mut bench = Bench::new();
     let (mut slow, _) = bench.attach();

@@ -3,7 +3,7 @@
 //! The control thread calls [`BalloonHandle`]; the device's face (vCPU threads) and its worker (an I/O thread) share the state.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
@@ -24,7 +24,11 @@ pub(super) struct Shared {
     pub(super) requested: EventFd,
     pub(super) interval: TimerFd,
     statistics: Mutex<BalloonStatistics>,
+    listener: OnceLock<AnswerListener>,
 }
+
+/// Hears of each answer of the guest. Called by the worker; must not block.
+pub type AnswerListener = Box<dyn Fn(&BalloonHandle) + Send + Sync>;
 
 impl Shared {
     pub(super) fn new() -> Result<Self, HostError> {
@@ -38,6 +42,7 @@ impl Shared {
             requested: requested.map_err(|e| HostError::new("Could not make the balloon's eventfd", e))?,
             interval: interval.map_err(|e| HostError::new("Could not make the balloon's timer", e.into()))?,
             statistics: Mutex::default(),
+            listener: OnceLock::new(),
         })
     }
 
@@ -70,6 +75,19 @@ impl BalloonHandle {
     /// How much the guest says it has given up, in bytes.
     pub fn actual_bytes(&self) -> u64 {
         u64::from(self.shared.actual.load(Relaxed)) * PAGE_SIZE
+    }
+
+    /// Has `listener` called after each answer of the guest. The first one stays.
+    pub fn on_answer(&self, listener: AnswerListener) {
+        let _ = self.shared.listener.set(listener);
+    }
+
+    /// Keeps an answer of the guest.
+    pub(super) fn answered(&self, statistics: BalloonStatistics) {
+        *self.shared.statistics() = statistics;
+        if let Some(listener) = self.shared.listener.get() {
+            listener(self);
+        }
     }
 
     /// What the guest last said of its memory.

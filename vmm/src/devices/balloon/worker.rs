@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handle::Shared;
+use super::handle::{BalloonHandle, Shared};
 use super::pages::BalloonPages;
 use super::statistics::{BUFFER_BYTES, BalloonStatistics};
 use crate::devices::{Step, SteppedQueue};
@@ -101,7 +101,7 @@ impl BalloonWorker {
 
     fn take_statistics(&mut self) -> Result<(), GuestFault> {
         match &mut self.statistics {
-            Some(statistics) => statistics.take(&self.shared),
+            Some(statistics) => statistics.take(&BalloonHandle { shared: self.shared.clone() }),
             None => Ok(()),
         }
     }
@@ -116,7 +116,7 @@ impl BalloonWorker {
 
 impl StatisticsQueue {
     /// Reads what the driver filled in and keeps the buffer; one that it put behind it takes its place.
-    fn take(&mut self, shared: &Shared) -> Result<(), GuestFault> {
+    fn take(&mut self, balloon: &BalloonHandle) -> Result<(), GuestFault> {
         self.queue.clear_kick();
         // At most one ring full a turn.
         for _ in 0..self.queue.size() {
@@ -129,7 +129,7 @@ impl StatisticsQueue {
             let mut buffer = [0; BUFFER_BYTES];
             let len = chain.readable.read(0, &mut buffer);
             let buffer = buffer.get(..len).unwrap_or_default();
-            *shared.statistics() = BalloonStatistics::parse(buffer, Instant::now());
+            balloon.answered(BalloonStatistics::parse(buffer, Instant::now()));
             self.counters.add(1, len as u64);
             if let Some(older) = self.held.replace(chain) {
                 self.queue.push(older, 0)?;

@@ -282,20 +282,18 @@ fn disk_request<'a>(flight: &Flight, data: &'a mut SliceList) -> Option<DiskRequ
 impl Worker for BlockWorker {
     fn sources(&self) -> Vec<Source> {
         let source = |fd, token| Source { fd, token, interest: Interest::Readable };
-        let mut sources = vec![source(self.queue.kick_fd(), KICK), source(self.desk.parts.alarm.fd(), ALARM)];
+        // Edge-triggered, a kick need not be read off its fd: one system call less for each time we are woken.
+        let kick = Source { fd: self.queue.kick_fd(), token: KICK, interest: Interest::ReadableEdge };
+        let mut sources = vec![kick, source(self.desk.parts.alarm.fd(), ALARM)];
         let completion = self.desk.tools.as_ref().and_then(|tools| tools.disk.completion_fd());
         sources.extend(completion.map(|fd| source(fd.as_raw_fd(), COMPLETION)));
         sources
     }
 
     fn on_event(&mut self, token: u32) -> Result<(), WorkerError> {
-        match token {
-            KICK => self.queue.clear_kick(),
-            ALARM => {
-                self.desk.parts.alarm.clear();
-                self.held_until = None;
-            }
-            _ => {}
+        if token == ALARM {
+            self.desk.parts.alarm.clear();
+            self.held_until = None;
         }
         self.turn().map(drop)
     }

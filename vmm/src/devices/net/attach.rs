@@ -3,8 +3,9 @@
 //! Main thread, before the sandbox. The one place of this room that knows names and fds.
 
 use super::Net;
+use crate::backend::entropy;
 use crate::backend::tap::{Tap, TapError};
-use crate::config::{FdName, MacAddress, NetPlan, TapSource};
+use crate::config::{FdName, NetPlan, TapSource};
 use crate::devices::registry::Opener;
 use crate::machine::OpenError;
 use crate::virtio::Device;
@@ -24,7 +25,21 @@ fn attach_one(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Net, OpenError>
             Tap::from_fds(&format!("fd:{}", names.join("+")), fds)
         }
     };
-    Ok(Net::new(plan.id.as_str(), plan.mac.map(MacAddress::octets), tap.map_err(refused)?))
+    let tap = tap.map_err(refused)?;
+    let mac = match plan.mac {
+        Some(mac) => mac.octets(),
+        None => random_mac()
+            .map_err(|e| OpenError::new("--net", &plan.id, format!("no random MAC could be drawn ({e})")))?,
+    };
+    Ok(Net::new(plan.id.as_str(), Some(mac), tap))
+}
+
+/// A locally administered unicast address (IEEE 802 section 8.2).
+fn random_mac() -> std::io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    entropy::fill(&mut mac)?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
 }
 
 fn refused(error: TapError) -> OpenError {

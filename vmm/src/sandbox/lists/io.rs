@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use libc::{F_DUPFD_CLOEXEC, F_OFD_SETLK, MADV_FREE, MADV_REMOVE};
+use libc::{F_DUPFD_CLOEXEC, F_OFD_SETLK, MADV_REMOVE};
 
 use super::requests as r;
 use super::{Entry, entries, equal, request};
@@ -35,7 +35,6 @@ pub(in crate::sandbox) const IO: &[Entry] = entries! {
     SYS_shutdown => "one side of a vsock stream ends"
     SYS_timerfd_settime => "a rate limit refills"
     SYS_madvise [equal(2, MADV_REMOVE)] => "the balloon gives pages of shared guest memory back"
-    SYS_madvise [equal(2, MADV_FREE)] => "free-page reporting, lazily"
     SYS_fcntl [equal(1, F_OFD_SETLK)] => "the lock on a disk image goes when its last worker does"
     SYS_fcntl [equal(1, F_DUPFD_CLOEXEC)] => "a vsock stream is split into its two directions"
     SYS_ioctl [request(r::KVM_SIGNAL_MSI)] => "an interrupt of a device"

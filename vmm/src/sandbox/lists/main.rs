@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use libc::{F_DUPFD_CLOEXEC, F_GETFL, F_OFD_SETLK, F_SETFD, F_SETFL, PR_SET_NAME};
+use libc::{F_DUPFD_CLOEXEC, F_GETFL, F_OFD_SETLK, F_SETFD, F_SETFL, MADV_REMOVE, PR_SET_NAME};
 
 use super::requests as r;
 use super::{Entry, entries, equal, request};
@@ -36,6 +36,7 @@ pub(in crate::sandbox) const MAIN: &[Entry] = entries! {
     SYS_fdatasync => "saved state is on the disk before it is reported"
     SYS_ftruncate => "a file for saved memory gets its size"
     SYS_fallocate => "memory is taken back from a machine that is reset"
+    SYS_madvise [equal(2, MADV_REMOVE)] => "shared guest memory is emptied when the machine is reset"
     SYS_eventfd2 => "doorbells and interrupts of a hot-plugged device"
     SYS_timerfd_settime => "deadlines, balloon statistics"
     SYS_fcntl [equal(1, F_DUPFD_CLOEXEC)] => "a file that was passed is kept twice"

@@ -12,6 +12,8 @@
 mod common_config;
 mod status;
 
+pub use status::FaultListener;
+
 #[cfg(test)]
 mod tests;
 
@@ -126,6 +128,11 @@ impl VirtioPci {
     /// The device behind the transport.
     pub fn device(&self) -> &dyn Device {
         self.device.as_ref()
+    }
+
+    /// Has `listener` told when the device fails, once for each turn from whole to broken. The first one stays.
+    pub fn on_fault(&self, listener: FaultListener) {
+        self.status.listen(listener);
     }
 
     /// The feature bits that the driver accepted, 0 before.

@@ -2,8 +2,8 @@
 //!
 //! Shared by the transport (vCPU threads) and the workers (I/O threads): atomics only.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use crate::bus::pci::{Msix, NO_VECTOR};
 use crate::virtio::device::WorkerError;
@@ -34,7 +34,11 @@ pub struct Status {
     queue_vectors: Vec<AtomicU16>,
     msix: Arc<Msix>,
     failed: AtomicBool,
+    listener: OnceLock<FaultListener>,
 }
+
+/// Hears of a device that failed: its id and why. Called by vCPU and I/O threads; must not block.
+pub type FaultListener = Box<dyn Fn(&str, &WorkerError) + Send + Sync>;
 
 impl Status {
     pub(super) fn new(id: &str, msix: Arc<Msix>, queues: usize) -> Self {
@@ -47,7 +51,13 @@ impl Status {
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             msix,
             failed: AtomicBool::new(false),
+            listener: OnceLock::new(),
         }
+    }
+
+    /// Has `listener` told of failures. The first one stays.
+    pub(super) fn listen(&self, listener: FaultListener) {
+        let _ = self.listener.set(listener);
     }
 
     pub(super) fn get(&self) -> u8 {
@@ -99,6 +109,9 @@ impl Status {
             match error {
                 WorkerError::Guest(fault) => log::warn!("{}: The guest broke the device: {fault}", self.id),
                 WorkerError::Host(host) => log::error!("{}: {host}: {}", self.id, host.source),
+            }
+            if let Some(listener) = self.listener.get() {
+                listener(&self.id, error);
             }
         }
         if self.get() & DRIVER_OK != 0 {

@@ -1,0 +1,60 @@
+# Quantix: every common task. `make help` lists them; the README says what to start with.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TRIPLE     := x86_64-unknown-linux-gnu
+VMM        := $(TARGET_DIR)/vmm/quantix-vmm
+PAYLOAD    := $(CURDIR)/tests/payload/target/$(TRIPLE)/release/quantix-payload
+
+# Debian packages, each with its reason in tests/README.md.
+PACKAGES := acpica-tools build-essential busybox-static ca-certificates clang cpio curl e2fsprogs iperf3 iproute2 kmod \
+            lz4 mmdebstrap mold qemu-system-common qemu-system-x86 qemu-utils shellcheck strace
+
+export CARGO_TARGET_DIR := $(TARGET_DIR)
+
+.PHONY: help setup build demo test lint bench fuzz-sample fuzz-long clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## installs what building and testing need (Debian or Ubuntu, as root; does nothing the second time)
+	@.ci/setup $(PACKAGES)
+
+build: setup ## builds the VMM as it ships, the guest payload and the lab
+	@# Without `--target`, proc macros would be linked statically too, which rustc refuses.
+	@cargo build --quiet --profile vmm --target $(TRIPLE) --config vmm/static.toml -p quantix-vmm
+	@install -D $(TARGET_DIR)/$(TRIPLE)/vmm/quantix-vmm $(VMM)
+	@cd tests/payload && CARGO_TARGET_DIR= cargo build --quiet --release
+	@cargo build --quiet -p quantix-lab -p quantix-bench
+	@echo "built: $(VMM)"
+
+demo: build ## boots an unmodified Debian kernel in quantix-vmm and shows it at work
+	@$(TARGET_DIR)/debug/lab demo --vmm $(VMM)
+
+test: build ## every test: unit, native KVM, the lab
+	@.ci/test "$(VMM)" "$(PAYLOAD)"
+
+lint: setup ## formatting, clippy, shellcheck, dependency rules
+	@cargo fmt --check
+	@cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@cd tests/payload && CARGO_TARGET_DIR= cargo fmt --check && CARGO_TARGET_DIR= cargo clippy --quiet --release -- -D warnings
+	@$(MAKE) --no-print-directory -C vmm/fuzz lint
+	@shellcheck .ci/run .ci/setup .ci/test vmm/fuzz/play
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; \
+	 else echo "lint: NOT RUN: cargo deny (install it with: cargo install cargo-deny --locked)"; fi
+
+bench: build ## measures quantix-vmm beside a bare KVM program and QEMU microvm
+	@$(TARGET_DIR)/debug/quantix-bench all --vmm $(VMM) --payload $(PAYLOAD)
+
+fuzz-sample: setup ## every fuzz target for some seconds (SECONDS=10)
+	@$(MAKE) --no-print-directory -C vmm/fuzz sample
+
+fuzz-long: setup ## every fuzz target for an hour
+	@$(MAKE) --no-print-directory -C vmm/fuzz long
+
+clean: ## removes what was built; images in the cache stay
+	@cargo clean --quiet
+	@rm -rf tests/payload/target vmm/fuzz/target vmm/fuzz/artifacts
