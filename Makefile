@@ -27,7 +27,7 @@ build: setup ## builds the VMM as it ships, the guest payload and the lab
 	@# Without `--target`, proc macros would be linked statically too, which rustc refuses.
 	@cargo build --quiet --profile vmm --target $(TRIPLE) --config vmm/static.toml -p quantix-vmm
 	@install -D $(TARGET_DIR)/$(TRIPLE)/vmm/quantix-vmm $(VMM)
-	@cd tests/payload && CARGO_TARGET_DIR= cargo build --quiet --release
+	@cd tests/payload && env -u CARGO_TARGET_DIR cargo build --quiet --release
 	@cargo build --quiet -p quantix-lab -p quantix-bench
 	@echo "built: $(VMM)"
 
@@ -40,7 +40,7 @@ test: build ## every test: unit, native KVM, the lab
 lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@cargo fmt --check
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
-	@cd tests/payload && CARGO_TARGET_DIR= cargo fmt --check && CARGO_TARGET_DIR= cargo clippy --quiet --release -- -D warnings
+	@cd tests/payload && env -u CARGO_TARGET_DIR cargo fmt --check && env -u CARGO_TARGET_DIR cargo clippy --quiet --release -- -D warnings
 	@$(MAKE) --no-print-directory -C vmm/fuzz lint
 	@shellcheck .ci/run .ci/setup .ci/test vmm/fuzz/play
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; \
