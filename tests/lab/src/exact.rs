@@ -129,7 +129,10 @@ fn archive(images: &Images, vmm: &Path) -> Result<Vec<u8>, LabError> {
 
 /// The shared libraries of a program, by `ldd`; none for a static one.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, LabError> {
-    let list = Tool::new("ldd").arg(program).run()?;
+    let list = match Tool::new("ldd").arg(program).run() {
+        Err(LabError::Tool { stderr, .. }) if stderr.contains("not a dynamic executable") => String::new(),
+        other => other?,
+    };
     Ok(list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
 

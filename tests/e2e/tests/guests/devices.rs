@@ -28,8 +28,14 @@ fn root_on_raw_ext4(bench: &Bench) -> Result<()> {
 
 /// Two boots: what the first one writes, the second one finds, and the backing file stays as it was.
 fn root_on_qcow2_with_backing_file(bench: &Bench) -> Result<()> {
-    let (overlay, backing) = ("/dev/shm/root.qcow2", bench.disks.raw.display());
-    let make = format!("rm -f {overlay}; qemu-img create -q -f qcow2 -F raw -b {backing} {overlay}");
+    let overlay = "/dev/shm/qcow2/root.qcow2";
+    // A backing file has to be beside its overlay; this one is, without a copy.
+    let make = format!(
+        "rm -f {overlay}; mkdir -p /dev/shm/qcow2; cd /dev/shm/qcow2
+         [ -s root.raw ] || {{ touch root.raw; mount --bind {} root.raw; }}
+         qemu-img create -q -f qcow2 -F raw -b root.raw root.qcow2",
+        bench.disks.raw.display()
+    );
     bench.lab.script(&make, PATIENCE)?;
     let guest = bench.guest().disk(overlay, "qcow2", false).mount_first_disk().test("root");
     let write = "$b mount -o remount,rw /mnt && echo kept > /mnt/note && $b umount -r /mnt; $b sync; fact wrote $?";
