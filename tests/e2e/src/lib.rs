@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod expect;
+pub mod native;
 mod suite;
 
 pub use expect::Expect;
