@@ -20,7 +20,7 @@ const GENERATION_ID_LEN: u64 = 16;
 pub(super) struct BootImage {
     kernel: File,
     kernel_name: String,
-    initrd: Option<File>,
+    initrd: Option<(String, File)>,
     command_line: String,
     layout: Layout,
     described: Described,
@@ -36,7 +36,7 @@ impl BootImage {
         Ok(Self {
             kernel,
             kernel_name: plan.boot.kernel.to_string(),
-            initrd,
+            initrd: plan.boot.initrd.as_ref().map(ToString::to_string).zip(initrd),
             command_line: plan.boot.cmdline.as_str().to_owned(),
             layout,
             described: Described { serial: plan.serial != Endpoint::Off, rtc: true },
@@ -56,7 +56,10 @@ impl BootImage {
             .map_err(|source| BuildError::Kernel { path: name.clone(), source })?;
         let low_end = self.layout.ram.first().map_or(0, |range| range.size_bytes);
         let initrd = match &mut self.initrd {
-            Some(file) => Some(boot::load_initrd(memory, file, &kernel, low_end)?),
+            Some((path, file)) => {
+                let loaded = boot::load_initrd(memory, file, &kernel, low_end);
+                Some(loaded.map_err(|source| BuildError::Initrd { path: path.clone(), source })?)
+            }
             None => None,
         };
         let info = BootInfo {

@@ -11,7 +11,7 @@ use super::control::ControlSide;
 use super::events::EventSink;
 use super::exits::Buses;
 use super::handles::{ConsoleEnds, Handles};
-use super::open::{OpenError, Opened, Stream};
+use super::open::{OpenError, Opened, Stream, open_api_socket};
 use super::output::printed_to;
 use crate::arch::x86_64::boot::BootError;
 use crate::arch::x86_64::cpuid::{self, Topology};
@@ -59,8 +59,16 @@ pub enum BuildError {
         /// Why.
         source: KernelError,
     },
-    /// The initrd or boot data do not fit.
-    #[error("--initrd")]
+    /// The initrd cannot be read, or does not fit.
+    #[error("--initrd {path}")]
+    Initrd {
+        /// The file.
+        path: String,
+        /// Why.
+        source: BootError,
+    },
+    /// Boot data do not fit.
+    #[error("--memory")]
     Boot(#[from] BootError),
     /// The machine does not fit into the address space.
     #[error("--memory")]
@@ -196,8 +204,9 @@ impl Machine {
             handles.keyboard = Some(Box::new(serial.clone()));
         }
         handles.serial = Some(ConsoleEnds { output, input: Box::new(serial), stream: opened.serial });
+        let api_socket = plan.api_socket.as_ref().map(|source| open_api_socket(fds, source)).transpose()?;
         let mut control = ControlSide::new(plan, functions, handles, fds)?;
-        let server = control.serve(opened.api_socket)?;
+        let server = control.serve(api_socket)?;
         Ok(Self {
             memory,
             buses,

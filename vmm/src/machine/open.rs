@@ -58,8 +58,6 @@ pub struct Opened {
     pub initrd: Option<File>,
     /// Where serial output goes and input comes from.
     pub serial: Stream,
-    /// The control socket.
-    pub api_socket: Option<Listener>,
 }
 
 /// A character stream of the host.
@@ -144,7 +142,8 @@ pub fn open_endpoint(fds: &mut FdStore, option: &str, endpoint: &Endpoint) -> Re
     }
 }
 
-fn open_api_socket(fds: &mut FdStore, source: &Source) -> Result<Listener, OpenError> {
+/// The control socket. Opened last of all, so that no refused option leaves it behind.
+pub(super) fn open_api_socket(fds: &mut FdStore, source: &Source) -> Result<Listener, OpenError> {
     const OPTION: &str = "--api-socket";
     match source {
         Source::Fd(name) => Listener::from_fd(passed(fds, OPTION, name)?)
@@ -168,7 +167,6 @@ impl Opened {
             initrd: plan.boot.initrd.as_ref().map(|s| open_source(fds, "--initrd", s)).transpose()?,
             kvm: open_kvm(fds)?,
             serial: open_endpoint(fds, "--serial", &plan.serial)?,
-            api_socket: plan.api_socket.as_ref().map(|source| open_api_socket(fds, source)).transpose()?,
         })
     }
 }

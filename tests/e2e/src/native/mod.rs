@@ -22,7 +22,7 @@ pub use network::{TAP, in_own_network};
 pub use vm::{Ended, Running, Vm};
 
 /// How long any one thing may take; generous, because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 const KVM: &str = "/dev/kvm";
 const PAYLOAD: &str = "../payload/target/x86_64-unknown-linux-gnu/release/quantix-payload";

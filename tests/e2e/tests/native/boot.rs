@@ -37,7 +37,7 @@ fn protocol(_: &Native, vm: quantix_e2e::native::Vm<'_>, expected: &str) -> Resu
 
 fn linux_64_bit(native: &Native) -> Result<()> {
     let kernel = native.file("without-pvh", &without_pvh(std::fs::read(&native.payload)?)?)?;
-    protocol(native, native.vm().kernel(kernel), "Linux64")
+    protocol(native, native.vm().kernel(kernel), "Linux")
 }
 
 fn kvm_gives_up(native: &Native) -> Result<()> {

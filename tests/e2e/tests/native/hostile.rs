@@ -1,10 +1,10 @@
 //! What no honest guest does. The guest must be able to reset the device and use it again, the VMM must live on in its
-//! sandbox and end with 0; where the specification asks for it, the device must have said NEEDS_RESET.
+//! sandbox and end with 0; where the specification asks for it, the device must have said `NEEDS_RESET`.
 
 use anyhow::{Result, ensure};
 use quantix_e2e::native::{Case, Native, TAP, in_own_network};
 
-/// Cases that must end in NEEDS_RESET whatever the device is: virtio 1.2, 2.1.2 and 2.7.
+/// Cases that must end in `NEEDS_RESET` whatever the device is: virtio 1.2, 2.1.2 and 2.7.
 const BREAKING: &[&str] = &[
     "address-outside",
     "address-straddle",
@@ -32,7 +32,7 @@ const BREAKING: &[&str] = &[
     "ring-wrap",
 ];
 
-/// The devices, each with the number of its cases at least and those that must end in NEEDS_RESET beside [`BREAKING`].
+/// The devices, each with the number of its cases at least and those that must end in `NEEDS_RESET` beside [`BREAKING`].
 const DEVICES: &[(&str, u64, &[&str])] = &[
     ("blk", 60, &["direction", "header-only", "header-short", "status-read-only", "write-into-writable"]),
     ("net", 52, &["direction", "frame-empty", "frame-huge", "header-only", "header-short"]),

@@ -55,7 +55,7 @@ fn at_work(native: &Native, trace: &std::path::Path) -> Result<Ended> {
     frames::check(&port, 50)?;
     running.wait_for("listening", 2)?;
     meanwhile(move || vsock_peer::check(&socket, 5001, 64 << 10))()?;
-    running.wait_for("vsock-answer", 2)?;
+    running.wait_for("vsock-answer", 1)?;
     for action in ["pause", "stats", "resume", "stop"] {
         running.ctl(&[action])?;
     }

@@ -44,6 +44,10 @@ pub fn verify(machine: &mut Machine<'_>, report: &mut Report) -> Outcome {
         before == expected.get(..8 * SECTOR as usize).unwrap_or_default(),
         "The range request changed its neighbours"
     );
+    // What the range requests took away is put back: a later run with `keep=1` reads it all.
+    let taken = expected.get(8 * SECTOR as usize..24 * SECTOR as usize).unwrap_or_default();
+    disk.data(0)[..taken.len()].copy_from_slice(taken);
+    ensure!(disk.request(machine, Kind::Write, 8, taken.len() as u32)? == OK, "Writing the range back failed");
     if disk.features & FLUSH != 0 {
         ensure!(disk.request(machine, Kind::Flush, 0, 0)? == OK, "A flush failed");
     }
