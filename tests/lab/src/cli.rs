@@ -3,7 +3,7 @@
 use crate::demo;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use quantix_lab::exact::{self, Figures};
+use quantix_lab::exact::{self, ALLOWED_PERCENT, Figures};
 use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec, Vmm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -174,9 +174,6 @@ fn up(mut spec: Spec, live: &[PathBuf]) -> Result<()> {
     eprintln!("lab: `{}` is up after {:.1} s", spec.name, start.elapsed().as_secs_f32());
     Ok(())
 }
-
-/// A change of more than this is a regression until the baseline is changed on purpose.
-const ALLOWED_PERCENT: u64 = 3;
 
 fn exact(baseline: &Path, update: bool) -> Result<u8> {
     let Vmm::Quantix(vmm) = Vmm::find()? else { bail!("Only quantix-vmm has a baseline") };

@@ -93,15 +93,18 @@ pub(crate) fn l1_archive(kernel: &Kernel, modules: &[&str]) -> Result<Archive, L
 
 fn guest_initramfs(cache: &Cache, kernel: &Kernel) -> Result<PathBuf, LabError> {
     let recipe = initramfs_recipe("guest", kernel, &GUEST_MODULES)?.with("init", GUEST_INIT);
-    build(cache, &recipe, || {
-        let mut archive = Archive::default();
-        for directory in ["proc", "sys", "dev", "mnt", "tmp"] {
-            archive.directory(directory);
-        }
-        add_base(&mut archive, GUEST_INIT)?;
-        modules::pack(&mut archive, &kernel.module_tree(), &GUEST_MODULES)?;
-        Ok(archive)
-    })
+    build(cache, &recipe, || guest_archive(kernel, &GUEST_MODULES))
+}
+
+/// The guests' initramfs with these modules.
+pub(crate) fn guest_archive(kernel: &Kernel, modules: &[&str]) -> Result<Archive, LabError> {
+    let mut archive = Archive::default();
+    for directory in ["proc", "sys", "dev", "mnt", "tmp"] {
+        archive.directory(directory);
+    }
+    add_base(&mut archive, GUEST_INIT)?;
+    modules::pack(&mut archive, &kernel.module_tree(), modules)?;
+    Ok(archive)
 }
 
 fn initramfs_recipe(name: &'static str, kernel: &Kernel, modules: &[&str]) -> Result<Recipe, LabError> {
