@@ -96,7 +96,7 @@ fn guest_initramfs(cache: &Cache, kernel: &Kernel) -> Result<PathBuf, LabError> 
     build(cache, &recipe, || guest_archive(kernel, &GUEST_MODULES))
 }
 
-/// The guests' initramfs with these modules.
+/// A guest's initramfs with these modules.
 pub(crate) fn guest_archive(kernel: &Kernel, modules: &[&str]) -> Result<Archive, LabError> {
     let mut archive = Archive::default();
     for directory in ["proc", "sys", "dev", "mnt", "tmp"] {
