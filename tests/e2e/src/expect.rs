@@ -50,5 +50,5 @@ impl Expect for Report {
 }
 
 fn words(report: &Report) -> String {
-    format!("\n--- serial ---\n{}\n--- log ---\n{}", report.serial(), report.log())
+    format!("\n--- serial ---\n{}\n--- log, {:?} ---\n{}", report.serial(), report.status(), report.log())
 }

@@ -3,7 +3,7 @@
 use crate::demo;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use quantix_lab::exact::{self, Figures};
+use quantix_lab::exact::{self, ALLOWED_PERCENT, Figures};
 use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec, Vmm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,12 +110,18 @@ enum Command {
     BuildImages,
     /// Show a Debian guest with disk, network and vsock in quantix-vmm
     Demo {
+        /// The quantix-vmm to show
+        #[arg(long)]
+        vmm: Option<PathBuf>,
         /// In the lab, whatever this machine's KVM can do
         #[arg(long)]
         emulated: bool,
     },
     /// Boot a guest in deterministic time; compare its time and exit counts with a baseline
     Exact {
+        /// The quantix-vmm to measure
+        #[arg(long)]
+        vmm: Option<PathBuf>,
         /// Write the baseline instead of comparing with it
         #[arg(long)]
         update: bool,
@@ -158,8 +164,8 @@ impl Arguments {
                 let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
                 println!("{images:#?}\n{disks:#?}");
             }
-            Command::Demo { emulated } => demo::run(emulated.then_some(Machine::Emulated))?,
-            Command::Exact { update, baseline } => return exact(&baseline, update),
+            Command::Demo { vmm, emulated } => demo::run(&find_vmm(vmm)?, emulated.then_some(Machine::Emulated))?,
+            Command::Exact { vmm, update, baseline } => return exact(&find_vmm(vmm)?, &baseline, update),
         }
         Ok(0)
     }
@@ -175,13 +181,19 @@ fn up(mut spec: Spec, live: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// A change of more than this is a regression until the baseline is changed on purpose.
-const ALLOWED_PERCENT: u64 = 3;
+fn find_vmm(named: Option<PathBuf>) -> Result<Vmm> {
+    match named {
+        Some(path) => {
+            Ok(Vmm::Quantix(path.canonicalize().with_context(|| format!("No program at {}", path.display()))?))
+        }
+        None => Ok(Vmm::find()?),
+    }
+}
 
-fn exact(baseline: &Path, update: bool) -> Result<u8> {
-    let Vmm::Quantix(vmm) = Vmm::find()? else { bail!("Only quantix-vmm has a baseline") };
+fn exact(vmm: &Vmm, baseline: &Path, update: bool) -> Result<u8> {
+    let Vmm::Quantix(vmm) = vmm else { bail!("Only quantix-vmm has a baseline") };
     let cache = Cache::open()?;
-    let figures = exact::run(&cache, &Images::prepare(&cache)?, &vmm)?;
+    let figures = exact::run(&cache, &Images::prepare(&cache)?, vmm)?;
     println!("{figures:#?}");
     if update {
         figures.write(baseline)?;

@@ -24,10 +24,9 @@ echo
 "#;
 
 /// Shows it; `forced` overrides the choice of where.
-pub fn run(forced: Option<Machine>) -> Result<()> {
+pub fn run(vmm: &Vmm, forced: Option<Machine>) -> Result<()> {
     let start = Instant::now();
     let step = |text: &str| eprintln!("\n[{:6.1} s] {text}", start.elapsed().as_secs_f32());
-    let vmm = Vmm::find()?;
     let (machine, why) = vmm.where_to_run()?;
     step(&format!("What `quantix-vmm check` says of this machine: {why}"));
     let machine = forced.unwrap_or(machine);
@@ -52,8 +51,8 @@ pub fn run(forced: Option<Machine>) -> Result<()> {
     let answer = "SYSTEM:read words; echo \"the host heard: $words. And it greets back.\"; echo \"heard: $words\" >&2";
     let mut greeter = lab.spawn(&tool(&["socat", &listener, answer]), TIMEOUT)?;
     let guest = Guest::new(&images).memory_mib(512).root(&disks).net().vsock().script(SESSION).timeout(TIMEOUT);
-    step(&format!("Starting the guest:\n{}\n", guest.shown(&vmm)));
-    let report = guest.start(&lab, &vmm)?.echoing().end()?;
+    step(&format!("Starting the guest:\n{}\n", guest.shown(vmm)));
+    let report = guest.start(&lab, vmm)?.echoing().end()?;
     let heard = greeter.wait_for("heard:", 1, PATIENCE)?;
     drop(greeter);
     step(&summary(&report, heard)?);

@@ -76,6 +76,9 @@ pub const ACPI_START: u64 = 0xe_0000;
 pub const ACPI_END: u64 = 0xe_f000;
 /// The page that holds the 16-byte VM generation id.
 pub const VM_GENERATION_ID: u64 = 0xe_f000;
+/// Where a processor starts after a hardware reset, seen below 1 MiB: a guest that wants to be reset jumps there as its last
+/// resort, and on a board with reduced ACPI hardware Linux has no other (`arch/x86/kernel/reboot.c`).
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where RAM above the first MiB begins, and the kernel is loaded.
 pub const HIGH_LOAD: u64 = 0x10_0000;
 

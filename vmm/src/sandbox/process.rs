@@ -128,7 +128,10 @@ struct CapabilityHalf {
 
 /// Empties all five sets. The bounding set can be emptied only by a process that may (`CAP_SETPCAP`); without it
 /// the set has no use, because `no_new_privs` forbids to gain capabilities by `execve`.
-fn drop_capabilities() -> Result<(), ProcessError> {
+///
+/// # Errors
+/// The kernel refuses to give them up.
+pub fn drop_capabilities() -> Result<(), ProcessError> {
     for capability in 0..libc::c_ulong::from(u64::BITS) {
         if let Err(ProcessError::Step { step, source }) =
             set("drop the bounding set", libc::PR_CAPBSET_DROP, capability)

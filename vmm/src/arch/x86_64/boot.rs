@@ -100,6 +100,8 @@ pub fn write(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), BootError>
     let line = memory.slice(map::COMMAND_LINE, info.command_line.len() as u64 + 1)?;
     line.write(0, info.command_line.as_bytes());
     line.write(info.command_line.len(), &[0]);
+    let code = reset_code();
+    memory.slice(map::RESET_VECTOR, code.len() as u64)?.write(0, &code);
     match info.kernel.entry {
         Entry::Linux64(_) => {
             super::registers::write_tables(memory)?;
@@ -107,6 +109,12 @@ pub fn write(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), BootError>
         }
         Entry::Pvh(_) => write_start_info(memory, info),
     }
+}
+
+/// Real-mode code that writes the ACPI reset register: `mov al, VALUE; mov dx, PORT; out dx, al; hlt; jmp back to hlt`.
+fn reset_code() -> [u8; 9] {
+    let [low, high] = map::RESET_PORT.to_le_bytes();
+    [0xb0, map::RESET_VALUE, 0xba, low, high, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 fn write_zero_page(memory: &GuestMemory, info: &BootInfo<'_>) -> Result<(), BootError> {

@@ -20,6 +20,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::sandbox::drop_capabilities;
+
 use super::connector::{Connector, give_answer, next_request};
 
 /// What the broker may ask of the kernel, and why.
@@ -100,11 +102,12 @@ fn keep_only(socket: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Gives up every system call but the few that are needed.
+/// Gives up every capability, and every system call but the few that are needed.
 fn confine() -> io::Result<()> {
     let filter = filter().map_err(io::Error::other)?;
     // SAFETY: prctl takes numbers here.
     unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    drop_capabilities().map_err(io::Error::other)?;
     seccompiler::apply_filter(&filter).map_err(io::Error::other)
 }
 
