@@ -15,7 +15,7 @@ PACKAGES := acpica-tools build-essential busybox-static ca-certificates clang cp
 
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: help setup build demo test lint bench fuzz-sample fuzz-long clean
+.PHONY: help setup build demo test test-native test-lab lint bench fuzz-sample fuzz-long clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,14 @@ build: setup ## builds the VMM as it ships, the guest payload and the lab
 demo: build ## boots an unmodified Debian kernel in quantix-vmm and shows it at work
 	@$(TARGET_DIR)/debug/lab demo --vmm $(VMM)
 
-test: build ## every test: unit, native KVM, the lab
+test: build ## unit tests, sandbox tests, fuzz targets; says what it leaves out
 	@.ci/test "$(VMM)" "$(PAYLOAD)"
+
+test-native: build ## whole-stack cases on this host's own KVM, with the payload
+	@QUANTIX_VMM=$(VMM) QUANTIX_PAYLOAD=$(PAYLOAD) cargo nextest run -p quantix-e2e --no-fail-fast -E 'binary(native)'
+
+test-lab: build ## whole-stack cases with Debian guests, in the lab
+	@QUANTIX_VMM=$(VMM) cargo nextest run -p quantix-e2e --no-fail-fast -E 'binary(guests)'
 
 lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@cargo fmt --check
@@ -46,8 +52,9 @@ lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; \
 	 else echo "lint: NOT RUN: cargo deny (install it with: cargo install cargo-deny --locked)"; fi
 
-bench: build ## measures quantix-vmm beside a bare KVM program and QEMU microvm
-	@$(TARGET_DIR)/debug/quantix-bench all --vmm $(VMM) --payload $(PAYLOAD)
+bench: build ## measures the time from spawn to the guest's first line, beside a bare KVM program
+	@$(TARGET_DIR)/debug/quantix-bench start --runs 21 -- $(TARGET_DIR)/debug/quantix-bench bare --payload $(PAYLOAD) --until-ready
+	@$(TARGET_DIR)/debug/quantix-bench start --runs 21 -- $(VMM) run --log-level warn --kernel $(PAYLOAD) --memory 128M
 
 fuzz-sample: setup ## every fuzz target for some seconds (SECONDS=10)
 	@$(MAKE) --no-print-directory -C vmm/fuzz sample
