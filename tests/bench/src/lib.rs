@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod bare;
+pub mod compare;
 pub mod elf;
 pub mod frames;
 pub mod start;

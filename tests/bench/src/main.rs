@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use quantix_bench::bare::{self, BareGuest};
-use quantix_bench::elf;
 use quantix_bench::frames::{self, Port};
 use quantix_bench::start::spawn_to_ready;
 use quantix_bench::vsock_peer;
+use quantix_bench::{compare, elf};
 
 const MIB: usize = 1 << 20;
 
@@ -23,6 +23,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Measurement {
+    /// The whole comparison: quantix-vmm beside a bare KVM program and QEMU microvm, run by run in turns
+    All {
+        /// The VMM
+        #[arg(long)]
+        vmm: PathBuf,
+        /// The payload's ELF file
+        #[arg(long)]
+        payload: PathBuf,
+        /// Measured runs of each; one more warms up
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Only these groups: start, twenty, memory, blk, exits, net, vsock
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// How to print
+        #[arg(short, long, default_value = "table")]
+        output: Output,
+    },
     /// Runs the payload on KVM with nothing around it; the guest's serial line is standard output
     Bare {
         /// The payload's ELF file
@@ -77,6 +95,12 @@ enum Measurement {
     },
 }
 
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
 #[derive(Subcommand)]
 enum FrameDuty {
     /// Sends every frame back
@@ -129,6 +153,14 @@ fn main() -> ExitCode {
 
 fn measure(measurement: Measurement) -> Result<()> {
     match measurement {
+        Measurement::All { vmm, payload, runs, only, output } => {
+            let comparison = compare::measure(&compare::Request { vmm, payload, runs, only })?;
+            match output {
+                Output::Table => print!("{}", compare::report::table(&comparison)),
+                Output::Json => println!("{}", compare::report::json(&comparison)),
+            }
+            Ok(())
+        }
         Measurement::Bare { payload, cmdline, memory_mib, until_ready } => {
             let guest = BareGuest {
                 payload: &payload,
