@@ -3,7 +3,8 @@
 //! A kick costs the guest an exit and a wake-up costs the thread a context switch. While requests follow each other closely,
 //! looking is cheaper than both. The budget grows when a wake-up came soon after falling asleep, stays while looking finds
 //! something, and goes when the longest look found nothing: a guest whose requests are far apart costs nothing, and one
-//! whose requests are just too far apart is tried again only now and then.
+//! whose requests are just too far apart is tried again only now and then. Where CPUs are short, looking would only make
+//! others wait, and us with them: it ends at the first sign of that.
 
 use std::time::Duration;
 
@@ -15,6 +16,11 @@ const FIRST: Duration = Duration::from_micros(16);
 const CLOSE: Duration = Duration::from_micros(400);
 /// How many wake-ups pass before looking is tried again after it found nothing.
 const REST: u32 = 64;
+/// Time that went by without us between two glances that says: the scheduler gave our CPU to somebody else.
+pub const PREEMPTED: Duration = Duration::from_micros(300);
+/// How many wake-ups pass before looking is tried again after it was preempted. A thread that looks uses up its share of
+/// the CPU and then waits milliseconds for the next; one that sleeps is let in as soon as it is woken.
+const CROWDED: u32 = 2048;
 
 /// The adaptive budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +55,11 @@ impl Budget {
         } else {
             (self.now, self.rest) = (Duration::ZERO, REST);
         }
+    }
+
+    /// While looking, the thread lost its CPU: others need it.
+    pub fn preempted(&mut self) {
+        (self.now, self.rest) = (Duration::ZERO, CROWDED);
     }
 
     fn grow(&mut self) {
@@ -86,6 +97,19 @@ mod tests {
             budget.woken(SOON, false);
         }
         for _ in 0..REST {
+            assert_eq!(budget.get(), Duration::ZERO);
+            budget.woken(SOON, false);
+        }
+        budget.woken(SOON, false);
+        assert_eq!(budget.get(), FIRST);
+    }
+
+    #[test]
+    fn a_crowded_host_is_left_alone_for_long() {
+        let mut budget = Budget::new(2);
+        budget.woken(SOON, false);
+        budget.preempted();
+        for _ in 0..CROWDED {
             assert_eq!(budget.get(), Duration::ZERO);
             budget.woken(SOON, false);
         }

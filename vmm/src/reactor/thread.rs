@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EfdFlags;
+use nix::time::{ClockId, clock_gettime};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::polling::{Budget, MAX};
+use super::polling::{Budget, MAX, PREEMPTED};
 use crate::virtio::{Interest, Polled, Source, Worker, WorkerError, WorkerGroup};
 
 /// Most events taken from epoll at once.
@@ -233,17 +234,18 @@ impl Loop {
         worked
     }
 
-    /// Looks for more work until the budget has passed in vain; true when some was found.
+    /// Looks for more work until the budget has passed in vain, or the CPU is needed by others; true when looking paid.
     fn poll_while_busy(&mut self, events: &mut [EpollEvent]) -> bool {
-        let budget = self.budget.get();
+        let mut budget = self.budget.get();
         if budget.is_zero() || self.paused || !self.slots.iter().any(|slot| slot.hot) {
             return false;
         }
-        let mut found = false;
+        let (mut found, mut preempted) = (false, false);
         self.call_all(true, |worker| worker.start_polling().map(|()| Polled::Idle));
         loop {
             let mut last_work = Instant::now();
             let mut last_glance = last_work;
+            let mut ran = thread_time();
             while !self.inbox.waiting.load(Ordering::Acquire) {
                 let worked = self.call_all(true, |worker| worker.poll());
                 let now = Instant::now();
@@ -253,8 +255,15 @@ impl Loop {
                 } else if now.duration_since(last_work) >= budget {
                     break;
                 }
-                if now.duration_since(last_glance) >= GLANCE {
+                let since_glance = now.duration_since(last_glance);
+                if since_glance >= GLANCE {
                     last_glance = now;
+                    let ran_before = std::mem::replace(&mut ran, thread_time());
+                    if since_glance.saturating_sub(ran.saturating_sub(ran_before)) >= PREEMPTED {
+                        self.budget.preempted();
+                        budget = Duration::ZERO;
+                        preempted = true;
+                    }
                     let count = self.wait(0, events);
                     if !self.dispatch_others(events.get(..count).unwrap_or_default()) {
                         break;
@@ -271,7 +280,7 @@ impl Loop {
         for slot in &mut self.slots {
             slot.hot = false;
         }
-        found
+        found && !preempted
     }
 
     /// Events for workers during polling; the inbox waits until polling has ended. False when it has something.
@@ -333,6 +342,11 @@ impl Loop {
             unregister(&self.epoll, &mut slot);
         }
     }
+}
+
+/// How long this thread has run on a CPU; nothing passes if the kernel does not tell.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn events_of(interest: Interest) -> EventSet {
