@@ -49,8 +49,8 @@ lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@cd tests/payload && env -u CARGO_TARGET_DIR cargo fmt --check && env -u CARGO_TARGET_DIR cargo clippy --quiet --release -- -D warnings
 	@$(MAKE) --no-print-directory -C vmm/fuzz lint
 	@shellcheck .ci/run .ci/setup .ci/test vmm/fuzz/play
-	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; \
-	 else echo "lint: NOT RUN: cargo deny (install it with: cargo install cargo-deny --locked)"; fi
+	@command -v cargo-deny >/dev/null || { echo "lint: installing cargo-deny (a few minutes)"; cargo install --quiet --locked cargo-deny; }
+	@cargo deny --log-level error check bans licenses sources
 
 bench: build ## quantix-vmm beside a bare KVM program and QEMU microvm, in turns, in one run (about three minutes)
 	@# Linked as the VMM is, so that the bare program is not slower to load than what it is compared with.

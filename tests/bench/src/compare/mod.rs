@@ -3,6 +3,8 @@
 //! The calling thread starts one guest after another and waits for it; only network and vsock peers are threads. It
 //! moves into a network namespace of its own, so the tap ends with the process however that ends.
 
+#![allow(clippy::cast_precision_loss, reason = "kibibytes, threads and CPUs are far below 2^52")]
+
 pub mod contender;
 mod groups;
 pub mod guest;
