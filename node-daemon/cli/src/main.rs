@@ -1,0 +1,3 @@
+//! `qx`: the command line of a Quantix node.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Events in one order: kept, and pushed to whoever watches. Any task; must not decide anything.

@@ -1,0 +1,3 @@
+//! The `quantix-node` program.
+
+fn main() {}

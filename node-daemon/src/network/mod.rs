@@ -1,0 +1,1 @@
+//! Bridges, taps, addresses and filters. The only room that talks to netlink, nftables and dnsmasq.

@@ -1,0 +1,1 @@
+//! The daemon's own settings: `node.toml`, directories, ports.

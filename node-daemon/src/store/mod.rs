@@ -1,0 +1,1 @@
+//! The inventory on disk: SQLite. The only room that touches the database.

@@ -1,0 +1,1 @@
+//! Metrics, their history, and timelines. Must not decide anything.

@@ -1,0 +1,1 @@
+//! One supervisor for each VM: spawn, adopt, phases, exits. The only spawner of VMMs.

@@ -1,0 +1,1 @@
+//! The daemon's side of a VMM's control socket. Whatever comes from there is hostile.
