@@ -19,4 +19,5 @@ pub use error::LabError;
 pub use guest::{BootFile, Guest, Report, Vmm};
 pub use images::Images;
 pub use images::disk::Disks;
+pub use images::server::Server;
 pub use machine::{Lab, Machine, Spec, supervise_if_asked};
