@@ -10,6 +10,7 @@ pub mod exact;
 pub mod guest;
 pub mod images;
 pub mod machine;
+pub mod node;
 mod tool;
 
 pub use cache::Cache;
@@ -21,3 +22,4 @@ pub use images::Images;
 pub use images::disk::Disks;
 pub use images::server::Server;
 pub use machine::{Lab, Machine, Spec, supervise_if_asked};
+pub use node::{Node, Programs};
