@@ -11,7 +11,7 @@ PAYLOAD    := $(CURDIR)/tests/payload/target/$(TRIPLE)/release/quantix-payload
 
 # Debian packages, each with its reason in tests/README.md.
 PACKAGES := acpica-tools build-essential busybox-static ca-certificates clang cpio curl e2fsprogs iperf3 iproute2 kmod \
-            lz4 mmdebstrap mold qemu-system-common qemu-system-x86 qemu-utils shellcheck strace
+            lz4 mmdebstrap mold python3-venv qemu-system-common qemu-system-x86 qemu-utils shellcheck strace
 
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
@@ -22,6 +22,7 @@ help: ## this list
 
 setup: ## installs what building and testing need (Debian or Ubuntu, as root; does nothing the second time)
 	@.ci/setup $(PACKAGES)
+	@.ci/venv >/dev/null
 
 build: setup ## builds the VMM as it ships, the guest payload and the lab
 	@# Without `--target`, proc macros would be linked statically too, which rustc refuses.
@@ -48,7 +49,7 @@ lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@cd tests/payload && env -u CARGO_TARGET_DIR cargo fmt --check && env -u CARGO_TARGET_DIR cargo clippy --quiet --release -- -D warnings
 	@$(MAKE) --no-print-directory -C vmm/fuzz lint
-	@shellcheck .ci/run .ci/setup .ci/test vmm/fuzz/play
+	@shellcheck .ci/run .ci/setup .ci/test .ci/venv vmm/fuzz/play
 	@command -v cargo-deny >/dev/null || { echo "lint: installing cargo-deny (a few minutes)"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check bans licenses sources
 
