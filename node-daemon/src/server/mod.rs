@@ -66,6 +66,8 @@ impl Server {
     ///
     /// # Errors
     /// When an address cannot be listened on.
+    // TLS certificates are made or read here, which waits.
+    #[allow(clippy::unused_async)]
     pub async fn start(rooms: &Rooms, shutdown: CancellationToken) -> Result<Self, ServerError> {
         let mut listeners = JoinSet::new();
         let router = router(rooms);
