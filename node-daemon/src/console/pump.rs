@@ -15,12 +15,16 @@ use super::log::ConsoleLog;
 const READ_BYTES: usize = 4096;
 
 /// Runs until the stream ends or the console is gone.
-pub(super) async fn run(shared: Weak<Shared>, stream: UnixStream, mut typed: mpsc::Receiver<Bytes>, mut log: ConsoleLog) {
+pub(super) async fn run(
+    shared: Weak<Shared>,
+    stream: UnixStream,
+    mut typed: mpsc::Receiver<Bytes>,
+    mut log: ConsoleLog,
+) {
     let mut pending = Bytes::new();
     let mut keyboard = true;
     loop {
-        let interest =
-            if pending.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let interest = if pending.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         tokio::select! {
             ready = stream.ready(interest) => {
                 let Ok(ready) = ready else { break };

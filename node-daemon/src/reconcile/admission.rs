@@ -136,7 +136,9 @@ pub enum Shortage {
         pinning: CpuSet,
     },
     /// Not enough memory.
-    #[error("it needs {need} MiB of memory, and {free} MiB of {total} MiB are not promised to VMs or kept for the host")]
+    #[error(
+        "it needs {need} MiB of memory, and {free} MiB of {total} MiB are not promised to VMs or kept for the host"
+    )]
     Memory {
         /// Asked for, overhead included.
         need: u64,
@@ -191,7 +193,8 @@ fn memory(capacity: &Capacity, policy: Policy, promised: &[Demand], wanted: &Dem
 fn huge_pages(capacity: &Capacity, promised: &[Demand], wanted: &Demand) -> Result<(), Shortage> {
     let Some((page_bytes, need)) = wanted.huge_pages else { return Ok(()) };
     let pool = capacity.huge_pages.iter().find(|pool| pool.page_bytes == page_bytes);
-    let taken: u64 = promised.iter().filter_map(|demand| demand.huge_pages).filter(|p| p.0 == page_bytes).map(|p| p.1).sum();
+    let taken: u64 =
+        promised.iter().filter_map(|demand| demand.huge_pages).filter(|p| p.0 == page_bytes).map(|p| p.1).sum();
     // A page that is promised and not touched yet still counts as free in the pool; one that somebody else took does not.
     let free = pool.map_or(0, |pool| pool.total.saturating_sub(taken).min(pool.free));
     if need <= free { Ok(()) } else { Err(Shortage::HugePages { need, page_mib: page_bytes / MIB, free }) }

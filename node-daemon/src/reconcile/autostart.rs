@@ -50,9 +50,6 @@ mod tests {
             ("db", autostart(0, 0)),
         ]);
         let seconds: Vec<_> = waves.iter().map(|wave| (wave.vms.clone(), wave.delay.as_secs())).collect();
-        assert_eq!(
-            seconds,
-            [(vec!["dns"], 3), (vec!["db"], 0), (vec!["web1", "web2"], 2), (vec!["ran"], 0)]
-        );
+        assert_eq!(seconds, [(vec!["dns"], 3), (vec!["db"], 0), (vec!["web1", "web2"], 2), (vec!["ran"], 0)]);
     }
 }

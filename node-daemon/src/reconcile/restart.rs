@@ -140,7 +140,7 @@ mod tests {
         let policy = policy(RestartMode::OnFailure);
         let mut attempts = Attempts::default();
         let mut now = SECOND;
-        let mut ended = |attempts: &mut Attempts, now: Duration| {
+        let ended = |attempts: &mut Attempts, now: Duration| {
             let verdict = verdict(&policy, true, End::Ran(ExitCause::VmmKilled), attempts, now);
             if let Verdict::Again(_) = verdict {
                 attempts.note(now);

@@ -63,6 +63,7 @@ pub fn step(wanted: Wanted, found: Found) -> Step {
         (Begun::Nothing, _) if wanted.running && wanted.failed => Step::StayFailed,
         // It was to run, the daemon was killed before there was a VMM, or the node went down under it.
         (Begun::Nothing, Found::Nothing) if wanted.running => Step::Start,
+        (Begun::Nothing, Found::Gone) if wanted.running && wanted.node_booted => Step::Start,
         (Begun::Nothing, Found::Gone) if wanted.running => Step::Lost,
         (Begun::Nothing, Found::Gone | Found::Nothing) => Step::StayOff,
     }
@@ -77,17 +78,17 @@ mod tests {
 
     #[test]
     fn every_kind_of_record_with_every_finding() {
-        let on = Wanted { running: true, ..OFF };
-        let booted = Wanted { node_booted: true, ..OFF };
         use Found::{Alive, Gone, Nothing};
         use Step::{Adopt, AdoptAndStop, FinishDeletion, Lost, Start, StayFailed, StayOff, UndoCreation};
+        let on = Wanted { running: true, ..OFF };
+        let booted = Wanted { node_booted: true, ..OFF };
         let table = [
             ("off", OFF, [AdoptAndStop, StayOff, StayOff]),
             ("on", on, [Adopt, Lost, Start]),
             ("failed", Wanted { failed: true, ..on }, [Adopt, StayFailed, StayFailed]),
             ("autostart, daemon restarted", Wanted { autostart: true, ..OFF }, [AdoptAndStop, StayOff, StayOff]),
             ("booted, off", booted, [AdoptAndStop, StayOff, StayOff]),
-            ("booted, on", Wanted { running: true, ..booted }, [Adopt, Lost, Start]),
+            ("booted, on", Wanted { running: true, ..booted }, [Adopt, Start, Start]),
             ("booted, autostart", Wanted { autostart: true, ..booted }, [AdoptAndStop, Start, Start]),
             (
                 "booted, autostart, failed",
@@ -106,7 +107,13 @@ mod tests {
     fn a_living_vmm_is_never_left_alone_and_never_doubled() {
         for bits in 0..16_u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
-            let wanted = Wanted { begun: Begun::Nothing, running: bit(0), failed: bit(1), autostart: bit(2), node_booted: bit(3) };
+            let wanted = Wanted {
+                begun: Begun::Nothing,
+                running: bit(0),
+                failed: bit(1),
+                autostart: bit(2),
+                node_booted: bit(3),
+            };
             assert!(matches!(step(wanted, Found::Alive), Step::Adopt | Step::AdoptAndStop), "{wanted:?}");
         }
     }

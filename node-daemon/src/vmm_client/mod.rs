@@ -75,7 +75,12 @@ impl VmmClient {
         Client::connect(path).map(|client| Self { client })
     }
 
-    async fn call<C: Call>(&self, wanted: &'static str, command: C, deadline: Duration) -> Result<C::Reply, VmmClientError> {
+    async fn call<C: Call>(
+        &self,
+        wanted: &'static str,
+        command: C,
+        deadline: Duration,
+    ) -> Result<C::Reply, VmmClientError> {
         self.client.call(command, deadline).await.map_err(|source| VmmClientError { wanted, source })
     }
 
@@ -121,10 +126,8 @@ impl VmmClient {
         operations: Option<u64>,
         bytes: Option<u64>,
     ) -> Result<(), VmmClientError> {
-        let limit = v1::RateLimit {
-            operations_per_second: operations.unwrap_or(0),
-            bytes_per_second: bytes.unwrap_or(0),
-        };
+        let limit =
+            v1::RateLimit { operations_per_second: operations.unwrap_or(0), bytes_per_second: bytes.unwrap_or(0) };
         let command = v1::SetRateLimit { device_id: device_id.to_owned(), limit: Some(limit) };
         self.call("limit the device", command, QUICK).await.map(drop)
     }

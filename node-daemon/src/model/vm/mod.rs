@@ -286,7 +286,8 @@ impl VmSpec {
     /// # Errors
     /// The first name that is not found.
     pub fn resolve<L: Resolve>(draft: &VmDraft, look: &mut L) -> Result<Self, L::Failure> {
-        let mut boot_image = |field: &str, name: &Option<String>| name.as_ref().map(|n| look.image(field, n)).transpose();
+        let mut boot_image =
+            |field: &str, name: &Option<String>| name.as_ref().map(|n| look.image(field, n)).transpose();
         let boot = BootSpec {
             kernel: boot_image("boot.kernel", &draft.boot.kernel)?,
             initrd: boot_image("boot.initrd", &draft.boot.initrd)?,

@@ -41,10 +41,7 @@ fn memory_is_promised_once() {
     // 8 GiB less 1 GiB in huge pages less 1 GiB for the host.
     assert_eq!(fits(&[], &vm(1, 6 * 1024)), Ok(()));
     assert_eq!(fits(&[], &vm(1, 6 * 1024 + 1)), Err(Shortage::Memory { need: 6145, free: 6144, total: 6144 }));
-    assert_eq!(
-        fits(&[vm(1, 4096)], &vm(1, 2049)),
-        Err(Shortage::Memory { need: 2049, free: 2048, total: 6144 })
-    );
+    assert_eq!(fits(&[vm(1, 4096)], &vm(1, 2049)), Err(Shortage::Memory { need: 2049, free: 2048, total: 6144 }));
 }
 
 #[test]
@@ -75,19 +72,12 @@ fn cpu_time_is_overcommitted_by_the_factor() {
 #[test]
 fn pinned_vcpus_do_not_share() {
     assert_eq!(fits(&[pinned(1, 10, "0-1")], &pinned(1, 10, "0")), Ok(()), "the other one moves over");
-    assert_eq!(
-        fits(&[pinned(2, 10, "0-1")], &pinned(1, 10, "1-2")),
-        Ok(()),
-        "there is still CPU 2"
-    );
+    assert_eq!(fits(&[pinned(2, 10, "0-1")], &pinned(1, 10, "1-2")), Ok(()), "there is still CPU 2");
     assert_eq!(
         fits(&[pinned(2, 10, "0-1"), pinned(1, 10, "2")], &pinned(1, 10, "0-2")),
         Err(Shortage::Pinned { vcpus: 1, pinning: set("0-2") })
     );
-    assert_eq!(
-        fits(&[], &pinned(1, 10, "4")),
-        Err(Shortage::NoSuchCpu { pinning: set("4"), cpus: set("0-3") })
-    );
+    assert_eq!(fits(&[], &pinned(1, 10, "4")), Err(Shortage::NoSuchCpu { pinning: set("4"), cpus: set("0-3") }));
 }
 
 #[test]
@@ -103,7 +93,10 @@ fn memory_near_the_cpus_is_promised_once() {
 #[test]
 fn a_shortage_is_one_sentence_with_figures() {
     let text = fits(&[], &vm(1, 7000)).unwrap_err().to_string();
-    assert_eq!(text, "it needs 7000 MiB of memory, and 6144 MiB of 6144 MiB are not promised to VMs or kept for the host");
+    assert_eq!(
+        text,
+        "it needs 7000 MiB of memory, and 6144 MiB of 6144 MiB are not promised to VMs or kept for the host"
+    );
 }
 
 fn demands() -> impl Strategy<Value = Vec<(u32, u64, Option<u8>, u64)>> {

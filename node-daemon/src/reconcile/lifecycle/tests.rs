@@ -110,7 +110,9 @@ impl World {
                 assert!(!self.run, "a second VMM");
                 self.run = true;
             }
-            AbortStart | PressButton | PullPlug | Reset | Pause | Resume => assert!(self.run, "{action:?} without a VMM"),
+            AbortStart | PressButton | PullPlug | Reset | Pause | Resume => {
+                assert!(self.run, "{action:?} without a VMM")
+            }
             ArmStopTimer => {
                 assert!(self.run, "a stop timer without a VMM");
                 self.timer = true;

@@ -57,7 +57,13 @@ impl Faults {
     }
 
     /// Notes a duration that is negative, malformed or longer than `max`.
-    pub fn duration(&mut self, field: &str, given: Option<&prost_types::Duration>, default: Duration, max: Duration) -> Duration {
+    pub fn duration(
+        &mut self,
+        field: &str,
+        given: Option<&prost_types::Duration>,
+        default: Duration,
+        max: Duration,
+    ) -> Duration {
         let Some(given) = given else { return default };
         let duration = Duration::try_from(*given).ok().filter(|duration| *duration <= max);
         duration.unwrap_or_else(|| {
@@ -113,7 +119,11 @@ fn cpus(spec: Option<&v1::CpuSpec>, faults: &mut Faults) -> CpuSpec {
         let product = u64::from(sockets) * u64::from(cores) * u64::from(threads);
         if product != u64::from(spec.count) {
             let value = format!("{sockets} × {cores} × {threads}");
-            faults.add("cpus.sockets", value, format!("is not the number of vCPUs, {}: make the two equal", spec.count));
+            faults.add(
+                "cpus.sockets",
+                value,
+                format!("is not the number of vCPUs, {}: make the two equal", spec.count),
+            );
         }
         Topology { sockets, cores, threads }
     });
@@ -126,7 +136,11 @@ fn cpus(spec: Option<&v1::CpuSpec>, faults: &mut Faults) -> CpuSpec {
     }
     let weight = faults.bounded("cpus.weight", spec.weight, 100, 10_000);
     if spec.quota_percent > MAX_CPUS * 100 {
-        faults.add("cpus.quota_percent", spec.quota_percent, "is more than 128 CPUs: give hundredths of a CPU, or 0 for none");
+        faults.add(
+            "cpus.quota_percent",
+            spec.quota_percent,
+            "is more than 128 CPUs: give hundredths of a CPU, or 0 for none",
+        );
     }
     let quota_percent = (spec.quota_percent > 0).then_some(spec.quota_percent);
     CpuSpec { count: spec.count, topology, weight, quota_percent, pinning }
@@ -167,7 +181,11 @@ fn boot(spec: Option<&v1::BootSpec>, faults: &mut Faults) -> BootSpec<String> {
         faults.add("boot.cmdline", &spec.cmdline, "has a control character: take it out");
     }
     if spec.kernel.is_empty() && !spec.initrd.is_empty() {
-        faults.add("boot.initrd", &spec.initrd, "has no kernel beside it: name both, or neither for those of the first disk's image");
+        faults.add(
+            "boot.initrd",
+            &spec.initrd,
+            "has no kernel beside it: name both, or neither for those of the first disk's image",
+        );
     }
     BootSpec { kernel: given(&spec.kernel), initrd: given(&spec.initrd), cmdline: given(&spec.cmdline) }
 }
@@ -196,7 +214,11 @@ fn cloud_init(seed: &v1::CloudInit, faults: &mut Faults) -> CloudInit {
     for (index, key) in seed.ssh_keys.iter().enumerate() {
         let words = key.split_whitespace().count();
         if words < 2 || key.trim().chars().any(char::is_control) {
-            faults.add(format!("cloud_init.ssh_keys[{index}]"), key, "is not a public key: give one line as in id_ed25519.pub");
+            faults.add(
+                format!("cloud_init.ssh_keys[{index}]"),
+                key,
+                "is not a public key: give one line as in id_ed25519.pub",
+            );
         }
     }
     let hash = &seed.password_hash;
@@ -258,10 +280,18 @@ pub fn words(description: &str, labels: &BTreeMap<String, String>) -> Result<(),
         let inner = |b: u8| plain(b) || b"-_./".contains(&b);
         let ends = [key.bytes().next(), key.bytes().last()].into_iter().all(|b| b.is_some_and(plain));
         if key.len() > 63 || !ends || !key.bytes().all(inner) {
-            faults.add(format!("labels[{key:?}]"), key, "is not a label: use a-z, 0-9 and, inside, - _ . /, at most 63");
+            faults.add(
+                format!("labels[{key:?}]"),
+                key,
+                "is not a label: use a-z, 0-9 and, inside, - _ . /, at most 63",
+            );
         }
         if value.len() > 256 || value.chars().any(char::is_control) {
-            faults.add(format!("labels[{key:?}]"), value, "is not a value: at most 256 bytes without control characters");
+            faults.add(
+                format!("labels[{key:?}]"),
+                value,
+                "is not a value: at most 256 bytes without control characters",
+            );
         }
     }
     faults.into_result()

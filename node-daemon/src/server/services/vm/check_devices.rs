@@ -64,9 +64,8 @@ fn disk(index: usize, disk: &v1::DiskSpec, faults: &mut Faults) -> Option<DiskSp
 
 fn new_volume(index: usize, new: &v1::NewVolume, faults: &mut Faults) -> NewVolume {
     let at = |field: &str| format!("disks[{index}].new_volume.{field}");
-    let name = given(&new.name).and_then(|text| {
-        Name::try_from(text.as_str()).map_err(|reason| faults.add(at("name"), &text, reason)).ok()
-    });
+    let name = given(&new.name)
+        .and_then(|text| Name::try_from(text.as_str()).map_err(|reason| faults.add(at("name"), &text, reason)).ok());
     let format = match v1::VolumeFormat::try_from(new.format) {
         Ok(v1::VolumeFormat::Unspecified) => None,
         Ok(v1::VolumeFormat::Raw) => Some(VolumeFormat::Raw),
@@ -102,9 +101,11 @@ fn nic(index: usize, nic: &v1::NicSpec, faults: &mut Faults) -> NicSpec<String> 
     if nic.rules.len() > MAX_RULES {
         faults.add(at("rules"), nic.rules.len(), "are too many: at most 256");
     }
-    let rules = nic.rules.iter().enumerate().filter_map(|(number, rule)| {
-        self::rule(&at(&format!("rules[{number}]")), rule, faults)
-    });
+    let rules = nic
+        .rules
+        .iter()
+        .enumerate()
+        .filter_map(|(number, rule)| self::rule(&at(&format!("rules[{number}]")), rule, faults));
     let rules = rules.collect();
     NicSpec {
         id: id(&at("id"), &nic.id, "net", index, faults),
