@@ -111,7 +111,7 @@ impl World {
                 self.run = true;
             }
             AbortStart | PressButton | PullPlug | Reset | Pause | Resume => {
-                assert!(self.run, "{action:?} without a VMM")
+                assert!(self.run, "{action:?} without a VMM");
             }
             ArmStopTimer => {
                 assert!(self.run, "a stop timer without a VMM");

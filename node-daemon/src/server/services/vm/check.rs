@@ -200,7 +200,8 @@ fn cloud_init(seed: &v1::CloudInit, faults: &mut Faults) -> CloudInit {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         (1..=63).contains(&part.len()) && part.bytes().all(plain) && !part.starts_with('-') && !part.ends_with('-')
     };
-    if !seed.hostname.is_empty() && !(seed.hostname.len() <= 253 && seed.hostname.split('.').all(label)) {
+    let good = seed.hostname.is_empty() || seed.hostname.len() <= 253 && seed.hostname.split('.').all(label);
+    if !good {
         faults.add("cloud_init.hostname", &seed.hostname, "is not a host name: use letters, digits and - between dots");
     }
     let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
