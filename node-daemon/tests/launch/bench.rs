@@ -96,7 +96,8 @@ impl Bench {
 
     /// Ends a machine and takes down what it had.
     pub async fn end(&self, running: Running) {
-        rustix::process::pidfd_send_signal(running.launched.pidfd.as_fd(), rustix::process::Signal::KILL).expect("it lives");
+        rustix::process::pidfd_send_signal(running.launched.pidfd.as_fd(), rustix::process::Signal::KILL)
+            .expect("it lives");
         quantix_node::vm::launch::exit_of(&running.launched.pidfd).await.expect("it ends");
         self.launcher.clean(&running.vm).await;
     }

@@ -93,7 +93,11 @@ impl CgroupTree {
             let (lost, names) = (lost.join(", "), names.join(" "));
             tracing::warn!(slice = %slice.display(), "VMs run without {lost}: cgroup v2 has no controller {names} here");
         }
-        Ok(Self { mount: Some(mount), slice, controllers: there.into_iter().map(|(controller, _)| controller).collect() })
+        Ok(Self {
+            mount: Some(mount),
+            slice,
+            controllers: there.into_iter().map(|(controller, _)| controller).collect(),
+        })
     }
 
     /// Makes the group of a VM and sets its limits. A group that is left over from an earlier run is taken down first.
@@ -228,7 +232,8 @@ impl Cgroup {
 /// processes sit in the group itself) must not keep the others off.
 fn switch_on(group: &Path) {
     let offered = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-    for (controller, _) in CONTROLLERS.iter().filter(|(wanted, _)| offered.split_whitespace().any(|one| one == *wanted)) {
+    for (controller, _) in CONTROLLERS.iter().filter(|(wanted, _)| offered.split_whitespace().any(|one| one == *wanted))
+    {
         if let Err(error) = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")) {
             tracing::debug!("{}: controller {controller} stays off: {error}", group.display());
         }

@@ -62,7 +62,8 @@ fn walk(mut prison: Prison, proc: &OwnedFd) -> Result<Infallible, (StageFailure,
     reset_signals().map_err(at(Step::Signals)).map_err(early)?;
     give_up().map_err(early)?;
     let (program, arguments) = (prison.program, prison.arguments);
-    let (program, answer) = place(prison.files, program, prison.answer).map_err(at(Step::Descriptors)).map_err(early)?;
+    let (program, answer) =
+        place(prison.files, program, prison.answer).map_err(at(Step::Descriptors)).map_err(early)?;
     Err((at(Step::Execute)(execute(program, &arguments)), Some(answer)))
 }
 

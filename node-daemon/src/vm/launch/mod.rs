@@ -346,7 +346,10 @@ impl Inner {
             owner,
             cgroup: made.cgroup.as_ref().map(|group| group.name.clone()),
             missing_limits: made.cgroup.iter().flat_map(|group| &group.missing).map(|&name| name.to_owned()).collect(),
-            resource_limits: limits.iter().map(|(_, name, value)| ResourceLimit { name: (*name).to_owned(), value: *value }).collect(),
+            resource_limits: limits
+                .iter()
+                .map(|(_, name, value)| ResourceLimit { name: (*name).to_owned(), value: *value })
+                .collect(),
             oom_score_adj: OOM_SCORE_ADJ,
             program: FileIdentity::of(&program).map_err(LaunchError::at(Step::Program, ""))?,
             grants,
@@ -377,7 +380,9 @@ impl Inner {
         if let Some(orders) = stage.as_ref().and_then(|stage| stage.orders.as_ref()) {
             match wire::send(orders, order, fds) {
                 Ok(()) => return Ok(()),
-                Err(error) if !matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
+                Err(error)
+                    if !matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) =>
+                {
                     return Err(LaunchError::new(Step::Order, "", error));
                 }
                 Err(error) => tracing::warn!("The launcher stage has ended and is started again: {error}"),
@@ -459,7 +464,12 @@ fn sealed(text: &str) -> io::Result<OwnedFd> {
 fn listener(path: &Path) -> Result<OwnedFd, LaunchError> {
     let made = || -> io::Result<OwnedFd> {
         let _ = fs::remove_file(path);
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         listen(&socket, 16)?;
         Ok(socket)
@@ -487,5 +497,9 @@ fn arguments<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn grants(config: &OwnedFd, log: &OwnedFd, named: &[(&str, BorrowedFd<'_>)]) -> io::Result<Vec<Grant>> {
     let standard = [("config", config.as_fd()), ("log", log.as_fd()), ("log", log.as_fd())];
     // The child puts its status file between them.
-    (0..3).chain(4..).zip(standard.iter().chain(named)).map(|(number, (name, fd))| Grant::of(number, name, *fd)).collect()
+    (0..3)
+        .chain(4..)
+        .zip(standard.iter().chain(named))
+        .map(|(number, (name, fd))| Grant::of(number, name, *fd))
+        .collect()
 }

@@ -117,7 +117,9 @@ impl LaunchRecord {
     pub(super) fn read(directory: &Path) -> Option<Self> {
         let bytes = fs::read(directory.join(FILE)).ok()?;
         serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!(directory = %directory.display(), "A launch record cannot be read: {error}"))
+            .inspect_err(
+                |error| tracing::warn!(directory = %directory.display(), "A launch record cannot be read: {error}"),
+            )
             .ok()
     }
 

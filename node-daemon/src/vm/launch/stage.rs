@@ -30,10 +30,10 @@ use rustix::mount::{
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::Step;
 use super::clone::{Side, clone};
 use super::jail::{self, Prison};
 use super::wire::{self, Answer, FIXED_FDS, Order, StageFailure};
-use super::Step;
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "__launch";
@@ -92,7 +92,8 @@ fn prepare() -> Result<OwnedFd, StageFailure> {
 /// A mount namespace that holds one empty, read-only directory. What a child inherits of it is a copy that it
 /// cannot change, because it belongs to a less privileged user namespace.
 fn empty_root() -> rustix::io::Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|e| rustix::io::Errno::from_raw_os_error(e as i32))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(|e| rustix::io::Errno::from_raw_os_error(e as i32))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("mode", "0555"), ("size", "4k"), ("nr_inodes", "1")] {
@@ -129,12 +130,7 @@ fn serve(ready: Result<&OwnedFd, &StageFailure>, order: Order, mut fds: Vec<Owne
 }
 
 /// Makes the process, and gives it what only its parent can.
-fn start(
-    proc: &OwnedFd,
-    order: Order,
-    fds: Vec<OwnedFd>,
-    answer: &OwnedFd,
-) -> Result<(i32, OwnedFd), StageFailure> {
+fn start(proc: &OwnedFd, order: Order, fds: Vec<OwnedFd>, answer: &OwnedFd) -> Result<(i32, OwnedFd), StageFailure> {
     let mut fds = fds.into_iter();
     let (Some(cgroup), Some(program), Some(input), Some(log)) = (fds.next(), fds.next(), fds.next(), fds.next()) else {
         return Err(StageFailure { step: Step::Plan, errno: libc::EBADF });

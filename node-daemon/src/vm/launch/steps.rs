@@ -40,14 +40,42 @@ const STEPS: [(Step, &str, &str); 24] = [
     (Step::Directory, "make the VM's run directory", "check that the run directory exists and is the daemon's own"),
     (Step::Program, "open the VMM program", "check the setting `vmm` and that the file may be read and executed"),
     (Step::Kvm, "open /dev/kvm", "switch on virtualisation in the firmware, and load kvm-intel or kvm-amd"),
-    (Step::Control, "listen at the VM's control socket", "check the run directory; its path may have 90 characters at most"),
+    (
+        Step::Control,
+        "listen at the VM's control socket",
+        "check the run directory; its path may have 90 characters at most",
+    ),
     (Step::Config, "write the VMM's configuration into memory", "check that the node has memory left"),
-    (Step::Cgroup, "make the VM's control group", "check the cgroup v2 hierarchy and the VM's CPU, memory and I/O limits"),
-    (Step::Stage, "start the launcher stage", "check that the daemon's own program may be executed, and the limit on processes"),
-    (Step::EmptyRoot, "make an empty root directory", "run the daemon as root in a mount namespace whose root is not the initial ramfs"),
-    (Step::Order, "tell the launcher stage what to start", "the stage ended; try again, and look into the daemon's log"),
-    (Step::Clone, "make a process in namespaces of its own", "check the limits in /proc/sys/user, kernel.pid_max and that user namespaces are allowed"),
-    (Step::Limits, "set the process's resource limits", "the daemon's own hard limits are lower; raise them or grant CAP_SYS_RESOURCE"),
+    (
+        Step::Cgroup,
+        "make the VM's control group",
+        "check the cgroup v2 hierarchy and the VM's CPU, memory and I/O limits",
+    ),
+    (
+        Step::Stage,
+        "start the launcher stage",
+        "check that the daemon's own program may be executed, and the limit on processes",
+    ),
+    (
+        Step::EmptyRoot,
+        "make an empty root directory",
+        "run the daemon as root in a mount namespace whose root is not the initial ramfs",
+    ),
+    (
+        Step::Order,
+        "tell the launcher stage what to start",
+        "the stage ended; try again, and look into the daemon's log",
+    ),
+    (
+        Step::Clone,
+        "make a process in namespaces of its own",
+        "check the limits in /proc/sys/user, kernel.pid_max and that user namespaces are allowed",
+    ),
+    (
+        Step::Limits,
+        "set the process's resource limits",
+        "the daemon's own hard limits are lower; raise them or grant CAP_SYS_RESOURCE",
+    ),
     (Step::Memory, "set the process's out-of-memory score", "the daemon's own score is protected; run it as root"),
     (Step::IdMaps, "map the VM's user and group", "run the daemon as root, with CAP_SETUID and CAP_SETGID"),
     (Step::Session, "make a session", "this should not fail; report it"),
@@ -57,8 +85,16 @@ const STEPS: [(Step, &str, &str); 24] = [
     (Step::Signals, "put all signals back to their defaults", "this should not fail; report it"),
     (Step::Ids, "become the VM's own user", "this should not fail; report it"),
     (Step::Privileges, "give up all capabilities", "this should not fail; report it"),
-    (Step::Descriptors, "put the VM's files in their places", "the limit on open files is too low for this many disks and queues"),
-    (Step::Execute, "execute the VMM program", "it must be a static program that everybody may execute, on a file system without noexec"),
+    (
+        Step::Descriptors,
+        "put the VM's files in their places",
+        "the limit on open files is too low for this many disks and queues",
+    ),
+    (
+        Step::Execute,
+        "execute the VMM program",
+        "it must be a static program that everybody may execute, on a file system without noexec",
+    ),
     (Step::Record, "write down what was started", "check that the file system of the run directory has room"),
 ];
 
