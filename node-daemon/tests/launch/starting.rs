@@ -1,9 +1,10 @@
 //! Starting, finding again, ending; and what is left when a step fails.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use quantix_node::vm::launch::{Exit, Step, exit_of};
+use quantix_node::vm::launch::{Exit, Launcher, Step, exit_of};
 use serde_json::json;
 
 use crate::bench::Bench;
@@ -18,6 +19,22 @@ async fn a_guest_runs_in_its_jail_and_its_end_is_known() {
     assert_eq!(exit_of(&running.launched.pidfd).await.unwrap(), Exit::Signal(9));
     bench.launcher.clean(&running.vm).await;
     assert!(!directory.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_starts_again_finds_its_vmms_and_sweeps_the_rest() {
+    let Some(bench) = Bench::new() else { return };
+    let (stays, goes) = (bench.start(&json!({})).await, bench.start(&json!({})).await);
+    let again = Launcher::open(bench.settings.clone()).unwrap();
+    let found = again.adopt(&stays.vm).expect("it runs");
+    assert_eq!((found.pid, &found.record), (stays.launched.pid, &stays.launched.record));
+    again.sweep(BTreeSet::from([stays.vm.clone()])).await;
+    assert!(again.directory(&stays.vm).exists() && !again.directory(&goes.vm).exists());
+    if goes.launched.record.cgroup.is_some() {
+        assert_eq!(exit_of(&goes.launched.pidfd).await.unwrap(), Exit::Signal(9), "swept with its group");
+    }
+    bench.end(stays).await;
+    assert!(again.adopt(&goes.vm).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

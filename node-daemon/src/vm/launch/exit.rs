@@ -67,7 +67,7 @@ struct PidfdInfo {
 }
 
 /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`, with the size of ours.
-const PIDFD_GET_INFO: u64 = 3 << 30 | (size_of::<PidfdInfo>() as u64) << 16 | 0xff << 8 | 11;
+const PIDFD_GET_INFO: u64 = 3 << 30 | (size_of::<PidfdInfo>() as u64) << 16 | 0xff << 8 | 0x0b;
 /// The exit status is asked for; in the answer: it is there.
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 

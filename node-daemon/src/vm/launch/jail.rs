@@ -21,7 +21,7 @@ use super::wire::StageFailure;
 pub(super) const INSIDE: u32 = 1;
 
 /// Where the VMM finds its own status file, the one thing of `/proc` that it may see: it reads from it what is in force.
-pub(super) const STATUS_NUMBER: usize = 3;
+pub(super) const STATUS_NUMBER: i32 = 3;
 
 /// What the VMM calls its host.
 const HOST_NAME: &str = "quantix-vm";
@@ -57,7 +57,7 @@ fn walk(mut prison: Prison, proc: &OwnedFd) -> Result<Infallible, (StageFailure,
     let early = |failure| (failure, None);
     let status = rustix::fs::openat(proc, "self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let status = status.map_err(|e| early(at(Step::Descriptors)(e.into())))?;
-    prison.files.insert(STATUS_NUMBER, status);
+    prison.files.insert(STATUS_NUMBER as usize, status);
     set_apart(prison.cgroup).map_err(early)?;
     reset_signals().map_err(at(Step::Signals)).map_err(early)?;
     give_up().map_err(early)?;

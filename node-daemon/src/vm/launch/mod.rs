@@ -232,7 +232,7 @@ impl Launcher {
     pub async fn launch(&self, plan: LaunchPlan) -> Result<Launched, LaunchError> {
         let inner = self.inner.clone();
         let directory = self.directory(&plan.vm);
-        let ordered = tokio::task::spawn_blocking(move || inner.order(plan, directory)).await;
+        let ordered = tokio::task::spawn_blocking(move || inner.order(&plan, directory)).await;
         let Ordered { mut made, answer, mut record } = ordered.map_err(|e| lost(e.into()))??;
         let answer = watched(answer, Interest::READABLE).map_err(LaunchError::at(Step::Order, ""))?;
         let (pid, pidfd) = match next(&answer).await? {
@@ -310,8 +310,8 @@ struct Ordered {
 
 impl Inner {
     /// Makes everything that a launch needs, and sends the order.
-    fn order(&self, plan: LaunchPlan, directory: PathBuf) -> Result<Ordered, LaunchError> {
-        let owner = self.owner(&plan)?;
+    fn order(&self, plan: &LaunchPlan, directory: PathBuf) -> Result<Ordered, LaunchError> {
+        let owner = self.owner(plan)?;
         let program = open_program(&self.settings.vmm)?;
         let kvm = if plan.fds.iter().any(|(name, _)| name == KVM_FD) { None } else { Some(open_kvm()?) };
         let config = sealed(&plan.config).map_err(LaunchError::at(Step::Config, ""))?;

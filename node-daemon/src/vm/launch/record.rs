@@ -8,7 +8,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -36,12 +35,6 @@ impl FileIdentity {
         let found = rustix::fs::fstat(file)?;
         Ok(Self { device: found.st_dev, inode: found.st_ino })
     }
-
-    /// Of whatever a path or a link of `/proc` leads to.
-    pub(in crate::vm) fn at(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        Ok(Self { device: found.dev(), inode: found.ino() })
-    }
 }
 
 /// One descriptor that a VMM was given.
@@ -60,7 +53,7 @@ pub struct Grant {
 impl Grant {
     /// The status file that a VMM finds open when it starts.
     pub(super) fn status(pid: u32) -> Self {
-        let number = super::jail::STATUS_NUMBER as i32;
+        let number = super::jail::STATUS_NUMBER;
         Self { number, name: super::STATUS_FD.to_owned(), target: format!("/proc/{pid}/status"), identity: None }
     }
 

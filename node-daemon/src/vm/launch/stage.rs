@@ -55,7 +55,7 @@ fn run() -> ExitCode {
     let ready = prepare();
     loop {
         match wire::receive::<Order>(&orders) {
-            Ok(Some((order, fds))) => serve(ready.as_ref(), order, fds),
+            Ok(Some((order, fds))) => serve(ready.as_ref(), &order, fds),
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("quantix-node {SUBCOMMAND}: the daemon's orders cannot be received: {error}");
@@ -115,7 +115,7 @@ fn empty_root() -> rustix::io::Result<()> {
 }
 
 /// One order. What fails is told to whoever gave it; the stage goes on.
-fn serve(ready: Result<&OwnedFd, &StageFailure>, order: Order, mut fds: Vec<OwnedFd>) {
+fn serve(ready: Result<&OwnedFd, &StageFailure>, order: &Order, mut fds: Vec<OwnedFd>) {
     if fds.is_empty() {
         return;
     }
@@ -130,7 +130,7 @@ fn serve(ready: Result<&OwnedFd, &StageFailure>, order: Order, mut fds: Vec<Owne
 }
 
 /// Makes the process, and gives it what only its parent can.
-fn start(proc: &OwnedFd, order: Order, fds: Vec<OwnedFd>, answer: &OwnedFd) -> Result<(i32, OwnedFd), StageFailure> {
+fn start(proc: &OwnedFd, order: &Order, fds: Vec<OwnedFd>, answer: &OwnedFd) -> Result<(i32, OwnedFd), StageFailure> {
     let mut fds = fds.into_iter();
     let (Some(cgroup), Some(program), Some(input), Some(log)) = (fds.next(), fds.next(), fds.next(), fds.next()) else {
         return Err(StageFailure { step: Step::Plan, errno: libc::EBADF });
@@ -162,7 +162,7 @@ fn start(proc: &OwnedFd, order: Order, fds: Vec<OwnedFd>, answer: &OwnedFd) -> R
             jail::leave()
         }
         Side::Parent { pid, pidfd } => {
-            let adopted = adopt(proc, pid, &order);
+            let adopted = adopt(proc, pid, order);
             if let Err(failure) = adopted {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                 return Err(failure);
