@@ -18,12 +18,12 @@ use crate::bench::{Bench, PATIENCE, Running};
 /// Between two measurements.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-async fn client(running: &Running) -> Client {
+fn client(running: &Running) -> Client {
     Client::connect(&running.launched.control).expect("the control socket")
 }
 
 async fn expected(running: &Running) -> Expected {
-    let info = client(running).await.call(GetInfo {}, PATIENCE).await.expect("it answers");
+    let info = client(running).call(GetInfo {}, PATIENCE).await.expect("it answers");
     let landlock_reported = info.sandbox.map(|sandbox| sandbox.landlock);
     Expected { record: running.launched.record.clone(), landlock_reported }
 }
@@ -101,7 +101,7 @@ async fn a_leaked_file_shows_within_an_interval_and_its_end_too() {
     let running = bench.start(&json!({})).await;
     watching.watch.add(resource(&running), expected(&running).await);
     assert!(watching.watch.measure(&resource(&running)).await.unwrap().intact());
-    let client = client(&running).await;
+    let client = client(&running);
     let file = OwnedFd::from(std::fs::File::open("/etc/passwd").unwrap());
     client.call_with_fds(AddFd { name: "leak".to_owned() }, &[file.as_fd()], PATIENCE).await.unwrap();
     let event = watching.next().await;
