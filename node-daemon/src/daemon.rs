@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::model::{Failure, NewEvent};
+use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -80,6 +81,8 @@ pub struct Rooms {
     // auth
     // storage
     // network
+    /// Bridges, taps and filters.
+    pub networks: Networks,
     // vm
     // telemetry
 }
@@ -116,6 +119,8 @@ impl Daemon {
         // auth
         // storage
         // network
+        let networks =
+            Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
         // telemetry
         let rooms = Rooms {
@@ -126,6 +131,7 @@ impl Daemon {
             // auth
             // storage
             // network
+            networks,
             // vm
             // telemetry
         };
