@@ -304,7 +304,3 @@ impl NetworkService for NetworkRpc {
         Ok(Response::new(self.leases(request.into_inner()).await?))
     }
 }
-
-#[cfg(test)]
-#[path = "network_tests.rs"]
-mod tests;
