@@ -36,6 +36,7 @@ pub use network::{
     Remote, RuleAction, Subnet, Uplink, check_domain, check_servers, free_subnet,
 };
 // vm: vm
+pub mod vm;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ pub mod task;
 // network
 pub mod network;
 // vm
+pub mod vm;
 // host
 
 pub use convert::{answer, duration, reference, timestamp};
