@@ -1,6 +1,8 @@
 //! A host in a namespace of its own, and machines around it. Nothing of it is left when the test ends: namespaces go with
 //! their last descriptor, and what DHCP servers are left is ended.
 
+#![allow(dead_code)]
+
 use std::fs;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -190,17 +192,17 @@ impl TestHost {
         self.nics.lock().unwrap().retain(|nic| nic.vm != plan.vm);
         self.networks().unplug(&plan.vm).await.unwrap();
     }
+}
 
-    /// A machine behind the host's interface `out0` (192.0.2.1/24): 192.0.2.2, with no way back to guests.
-    pub fn outside(&self) -> Machine {
-        let machine = Machine::new();
-        machine.cable("out0", "02:00:00:00:00:02");
-        command("ip", &["addr", "add", "192.0.2.1/24", "dev", "out0"]);
-        machine.within(|| {
-            command("ip", &["addr", "add", "192.0.2.2/24", "dev", "eth0"]);
-        });
-        machine
-    }
+/// A machine behind the host's interface `out0` (192.0.2.1/24): 192.0.2.2, with no way back to guests.
+pub fn outside() -> Machine {
+    let machine = Machine::new();
+    machine.cable("out0", "02:00:00:00:00:02");
+    command("ip", &["addr", "add", "192.0.2.1/24", "dev", "out0"]);
+    machine.within(|| {
+        command("ip", &["addr", "add", "192.0.2.2/24", "dev", "eth0"]);
+    });
+    machine
 }
 
 /// A request with nothing else in it.

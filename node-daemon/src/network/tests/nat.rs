@@ -6,7 +6,7 @@ use crate::model::FailureKind;
 #[test]
 fn a_guest_of_the_default_network_gets_an_address_and_reaches_the_world() {
     in_namespace("nat", async |host| {
-        let outside = host.outside();
+        let outside = outside();
         outside.serve(8080);
         host.start(true).await;
         let network = host.ready("default").await;
@@ -34,7 +34,7 @@ fn a_guest_of_the_default_network_gets_an_address_and_reaches_the_world() {
 #[test]
 fn a_guest_reaches_dhcp_dns_and_echo_of_the_host_and_no_other_service() {
     in_namespace("host services", async |host| {
-        host.outside();
+        outside();
         serve_on_host(2222);
         host.start(false).await;
         let network = host.network("n", nat("10.77.0.1/24")).await;
@@ -85,31 +85,31 @@ fn networks_are_apart() {
         let two = host.network("two", nat("10.78.0.1/24")).await;
         let three = host.network("three", isolated("10.79.0.1/24")).await;
         let four = host.network("four", isolated("")).await;
-        let (a, _) = host.guest(&one, "a", |_| {}).await;
-        let (b, _) = host.guest(&two, "b", |_| {}).await;
-        let (c, _) = host.guest(&three, "c", |_| {}).await;
-        let (d, _) = host.guest(&three, "d", |_| {}).await;
-        let (e, _) = host.guest(&four, "e", |_| {}).await;
-        let (f, _) = host.guest(&four, "f", |_| {}).await;
-        a.dhcp().await.unwrap();
-        let [to_b, ..] = b.dhcp().await.unwrap();
-        let [to_c, router, dns, _] = c.dhcp().await.unwrap();
+        let (first, _) = host.guest(&one, "a", |_| {}).await;
+        let (second, _) = host.guest(&two, "b", |_| {}).await;
+        let (third, _) = host.guest(&three, "c", |_| {}).await;
+        let (peer, _) = host.guest(&three, "d", |_| {}).await;
+        let (lone, _) = host.guest(&four, "e", |_| {}).await;
+        let (other, _) = host.guest(&four, "f", |_| {}).await;
+        first.dhcp().await.unwrap();
+        let [to_second, ..] = second.dhcp().await.unwrap();
+        let [to_third, router, dns, _] = third.dhcp().await.unwrap();
         assert_eq!([router, dns], ["", ""], "an isolated network leads nowhere");
-        let [to_d, ..] = d.dhcp().await.unwrap();
-        e.address("10.99.0.1/24", None);
-        f.address("10.99.0.2/24", None);
-        for machine in [&b, &c, &d, &f] {
+        let [to_peer, ..] = peer.dhcp().await.unwrap();
+        lone.address("10.99.0.1/24", None);
+        other.address("10.99.0.2/24", None);
+        for machine in [&second, &third, &peer, &other] {
             machine.serve(80);
         }
         // Within: yes. Across: no, even when a guest knows a way.
-        assert!(c.calls(&to_d, 80).await.is_some());
-        assert!(e.calls("10.99.0.2", 80).await.is_some());
-        c.within(|| command("ip", &["route", "add", "default", "via", "10.79.0.1"]));
-        assert_eq!(a.calls(&to_b, 80).await, None);
-        assert_eq!(a.calls(&to_c, 80).await, None);
-        assert_eq!(c.calls(&to_b, 80).await, None);
-        assert!(!c.pings("10.79.0.1").await, "the host is not there for guests of an isolated network");
-        assert!(!c.pings("10.77.0.1").await);
+        assert!(third.calls(&to_peer, 80).await.is_some());
+        assert!(lone.calls("10.99.0.2", 80).await.is_some());
+        third.within(|| command("ip", &["route", "add", "default", "via", "10.79.0.1"]));
+        assert_eq!(first.calls(&to_second, 80).await, None);
+        assert_eq!(first.calls(&to_third, 80).await, None);
+        assert_eq!(third.calls(&to_second, 80).await, None);
+        assert!(!third.pings("10.79.0.1").await, "the host is not there for guests of an isolated network");
+        assert!(!third.pings("10.77.0.1").await);
     });
 }
 
