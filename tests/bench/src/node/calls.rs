@@ -71,13 +71,13 @@ impl Calls {
             wait: Some(WAIT),
             ..CreateVmRequest::default()
         };
-        succeeded(self.vms().create_vm(request).await?.into_inner())
+        succeeded(self.vms().create_vm(request).await?.get_ref())
     }
 
     /// Deletes a running VM.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let request = DeleteVmRequest { vm: name.into(), force: true, wait: Some(WAIT), ..DeleteVmRequest::default() };
-        succeeded(self.vms().delete_vm(request).await?.into_inner())
+        succeeded(self.vms().delete_vm(request).await?.get_ref())
     }
 
     /// Gets one VM.
@@ -94,7 +94,7 @@ impl Calls {
     }
 }
 
-fn succeeded(task: Task) -> Result<()> {
+fn succeeded(task: &Task) -> Result<()> {
     let why = task.error.as_ref().map_or("it is not over", |error| error.message.as_str());
     ensure!(task.state() == TaskState::Succeeded, "Task {} {:?}: {why}", task.kind, task.state());
     Ok(())
