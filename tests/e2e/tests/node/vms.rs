@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use quantix_e2e::node::PATIENCE;
 use quantix_e2e::{Bench, Case, case, with_node};
+use quantix_lab::guest::TOOLS;
 use quantix_lab::{Cache, Server, Status};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn debian_configures_itself_by_cloud_init(bench: &Bench) -> Result<()> {
         let boot = format!("--kernel {kernel} --initrd {initrd} --cmdline '{}'", Server::CMDLINE);
         on.node.image("debian", &format!("{} {boot}", server.disk.display()))?;
         let key = "/dev/shm/node/key";
-        bench.lab.script(&format!("rm -f {key}*; ssh-keygen -q -t ed25519 -N '' -f {key}"), PATIENCE)?;
+        bench.lab.script(&format!("rm -f {key}*; chroot {TOOLS} ssh-keygen -q -t ed25519 -N '' -f {key}"), PATIENCE)?;
         let create = format!(
             "vm create debian --image debian --size 2G --cpus 2 --memory 768M --network default --user someone \
              --ssh-key @{key}.pub --start"
@@ -37,7 +38,7 @@ fn debian_configures_itself_by_cloud_init(bench: &Bench) -> Result<()> {
         let vm = on.vm("debian")?;
         let address = vm["status"]["nics"][0]["addresses"][0].as_str().context("No address is known")?.to_owned();
         let shell = format!(
-            "tries=0; until ssh -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=30 \
+            "tries=0; until chroot {TOOLS} ssh -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=30 \
              -o LogLevel=ERROR someone@{address} 'echo \"$(whoami) on $(hostname), $(df -BM --output=size / | tail -1)\"'; \
              do tries=$((tries + 1)); [ $tries -lt 12 ] || exit 1; sleep 5; done"
         );
