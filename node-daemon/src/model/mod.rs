@@ -31,6 +31,7 @@ pub use time::Time;
 // storage: pool, volume, image
 // network: network
 // vm: vm
+pub mod vm;
 
 #[cfg(test)]
 mod tests;
