@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::events::Events;
 use crate::host::{Host, Roots};
 use crate::model::{Failure, NewEvent};
+use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -90,6 +91,8 @@ pub struct Rooms {
     // auth
     // storage
     // network
+    /// Bridges, taps and filters.
+    pub networks: Networks,
     // vm
 }
 
@@ -141,6 +144,8 @@ impl Daemon {
         // auth
         // storage
         // network
+        let networks =
+            Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
         let rooms = Rooms {
             settings: Arc::new(settings),
@@ -152,6 +157,7 @@ impl Daemon {
             // auth
             // storage
             // network
+            networks,
             // vm
         };
         rooms.telemetry.run(shutdown.clone());

@@ -18,6 +18,7 @@ use crate::daemon::Rooms;
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
 use quantix_api::v1::host_service_server::HostServiceServer;
+use quantix_api::v1::network_service_server::NetworkServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
 
 /// Why the node does not serve.
@@ -46,6 +47,7 @@ pub fn routes(rooms: &Rooms) -> Routes {
         // auth
         // storage
         // network
+        .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
         ;
     routes.routes()
