@@ -142,9 +142,11 @@ impl Networks {
             return Ok(None);
         }
         let (request_id, fingerprint, caller) = (new.request_id.clone(), new.fingerprint, caller.clone());
-        let look = self.shared.store.write(move |tx| match tx.request(&caller, "CreateNetwork", &request_id, fingerprint)? {
-            Idempotency::Again(task) => tx.get_task(&task).map(Some),
-            Idempotency::First => Ok(None),
+        let look = self.shared.store.write(move |tx| {
+            match tx.request(&caller, "CreateNetwork", &request_id, fingerprint)? {
+                Idempotency::Again(task) => tx.get_task(&task).map(Some),
+                Idempotency::First => Ok(None),
+            }
         });
         look.await
     }

@@ -28,6 +28,7 @@ impl Default for Nft {
 
 impl Nft {
     /// The program to call.
+    #[cfg(test)]
     pub fn set_program(&mut self, program: PathBuf) {
         (self.program, self.known) = (program, None);
     }

@@ -101,11 +101,9 @@ fn a_guest_without_a_known_address_may_take_none_that_somebody_has() {
     let tables = tables(&desired(vec![nic("qxt1", 7), unknown]));
     let from = lines(&tables.bridge, "from-qxt2");
     let end = "counter:spoofed-qxt2 drop";
-    for expected in [
-        "arp.saddr ip==@claimed-qxb1",
-        "ip.saddr==@claimed-qxb1",
-        "ip.saddr!=0.0.0.0 ip.saddr!=10.80.0.0/24",
-    ] {
+    for expected in
+        ["arp.saddr ip==@claimed-qxb1", "ip.saddr==@claimed-qxb1", "ip.saddr!=0.0.0.0 ip.saddr!=10.80.0.0/24"]
+    {
         assert!(from.contains(&format!("{expected} {end}")), "{expected}: {from:#?}");
     }
     let super::tables::Set::Addresses(claimed) = &tables.bridge.sets["claimed-qxb1"] else { panic!("no addresses") };
@@ -135,10 +133,12 @@ fn rules_say_what_passes() {
     ];
     for (rule, chain, expected) in table {
         let other = if rule.direction == In { "from-qxt1" } else { "to-qxt1" };
-        let made = tables(&desired(vec![GuardedNic { allow_spoofing: true, rules: vec![rule.clone()], ..nic("qxt1", 7) }]));
+        let made =
+            tables(&desired(vec![GuardedNic { allow_spoofing: true, rules: vec![rule.clone()], ..nic("qxt1", 7) }]));
         let rules = lines(&made.bridge, chain);
         // Answers pass, then the rule, and what it does not say does not pass.
-        let at = |text: &str| rules.iter().position(|line| line == text).unwrap_or_else(|| panic!("{text}: {rules:#?}"));
+        let at =
+            |text: &str| rules.iter().position(|line| line == text).unwrap_or_else(|| panic!("{text}: {rules:#?}"));
         let answers = rules.iter().position(|line| line.contains("established")).unwrap();
         assert!(answers < at(&expected) && at(&expected) + 2 == rules.len(), "{rules:#?}");
         assert_eq!(rules.last().unwrap(), drop);
@@ -207,7 +207,13 @@ fn only_what_differs_is_touched() {
     let two = tables(&desired(vec![nic("qxt1", 7), nic("qxt2", 8)]));
     assert!(commands(&Known::from(&one), &one).is_empty());
     let added = verbs(&commands(&Known::from(&one), &two));
-    assert!(added.iter().all(|line| line.contains("qxt2") || ["add element from", "add element claimed-qxb1"].contains(&line.as_str())), "{added:#?}");
+    assert!(
+        added
+            .iter()
+            .all(|line| line.contains("qxt2")
+                || ["add element from", "add element claimed-qxb1"].contains(&line.as_str())),
+        "{added:#?}"
+    );
     // The way in is opened after the guard stands there.
     let at = |text: &str| added.iter().position(|line| line == text).unwrap();
     assert!(at("add rule from-qxt2") < at("add element from"));
@@ -239,5 +245,8 @@ fn after_a_start_chains_are_written_anew_and_strangers_go() {
 
 #[test]
 fn removal_works_whether_the_tables_are_there_or_not() {
-    assert_eq!(verbs(&removal()), ["add table quantix", "delete table quantix", "add table quantix", "delete table quantix"]);
+    assert_eq!(
+        verbs(&removal()),
+        ["add table quantix", "delete table quantix", "add table quantix", "delete table quantix"]
+    );
 }

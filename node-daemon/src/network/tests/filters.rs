@@ -149,7 +149,9 @@ fn a_tap_is_as_the_vmm_wants_it_and_goes_with_it() {
         let nic = Nic::new(&host, &network, "vm", |plan| plan.queues = 4).await;
         assert_eq!(nic.plugged.fds.len(), 4);
         let shown = command("ip", &["-d", "link", "show", &nic.plugged.tap]);
-        for part in ["multi_queue", "vnet_hdr", "persist off", "pi off", &format!("master {}", network.interface), ",UP"] {
+        for part in
+            ["multi_queue", "vnet_hdr", "persist off", "pi off", &format!("master {}", network.interface), ",UP"]
+        {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         for interface in [&nic.plugged.tap, &network.interface] {
@@ -181,9 +183,20 @@ fn rules_decide_who_may_connect() {
             );
         }
         let network = host.network("n", isolated("")).await;
-        let rules = |texts: &'static [&'static str]| move |plan: &mut NicPlan| plan.rules = texts.iter().map(|t| rule(t)).collect();
+        let rules = |texts: &'static [&'static str]| {
+            move |plan: &mut NicPlan| plan.rules = texts.iter().map(|t| rule(t)).collect()
+        };
         let (server, plan) = host
-            .guest(&network, "server", rules(&["in drop tcp 10.99.0.3 22", "in accept tcp * 20-22", "in accept icmp * *", "out drop tcp * 25"]))
+            .guest(
+                &network,
+                "server",
+                rules(&[
+                    "in drop tcp 10.99.0.3 22",
+                    "in accept tcp * 20-22",
+                    "in accept icmp * *",
+                    "out drop tcp * 25",
+                ]),
+            )
             .await;
         let (client, _) = host.guest(&network, "client", |_| {}).await;
         let (banned, _) = host.guest(&network, "banned", |_| {}).await;

@@ -40,7 +40,7 @@ fn guests_are_on_the_uplinks_network() {
         command("ip", &["link", "del", "wire0"]);
         host.condition("lan", |c| matches!(c, Condition::Degraded(why) if why.contains("no interface wire0"))).await;
         let again = Machine::new();
-        again.cable("wire0", "02:00:00:00:00:04");
+        again.cable("wire0", "02:00:00:00:00:03");
         again.address("198.51.100.9/24", None);
         host.ready("lan").await;
         assert!(guest.pings("198.51.100.9").await);
@@ -58,11 +58,16 @@ fn an_existing_bridge_is_used_as_it_is() {
         host.start(false).await;
         let network = host.network("lan", bridge("br0", 0)).await;
         assert_eq!(network.interface, "br0");
-        let (guest, _) = host.guest(&network, "a", |_| {}).await;
+        let (guest, plan) = host.guest(&network, "a", |_| {}).await;
         guest.address("198.51.100.7/24", None);
-        assert!(guest.pings("198.51.100.9").await && guest.pings("198.51.100.1").await && neighbour.pings("198.51.100.7").await);
+        assert!(
+            guest.pings("198.51.100.9").await
+                && guest.pings("198.51.100.1").await
+                && neighbour.pings("198.51.100.7").await
+        );
         // A port of it leads to the same place; the sentence says which bridge to name.
         assert!(refused(host.networks(), bridge("wire0", 0)).await.contains("port of br0"));
+        host.forget(&plan).await;
         let task = host.networks().delete("lan".into(), None, &crate::model::Caller::daemon()).await.unwrap();
         host.tasks.wait(&task.id, Some(DEADLINE)).await.unwrap();
         assert!(command("ip", &["-4", "addr", "show", "br0"]).contains("198.51.100.1"), "it was there before");
@@ -72,7 +77,7 @@ fn an_existing_bridge_is_used_as_it_is() {
 #[test]
 fn the_hosts_own_addresses_are_not_taken_away() {
     in_namespace("host's address", async |host| {
-        outside();
+        let _outside = outside();
         host.start(false).await;
         let reason = refused(host.networks(), bridge("out0", 0)).await;
         assert!(reason.contains("192.0.2.1/24") && reason.contains("name that bridge"), "{reason}");
@@ -85,11 +90,19 @@ fn the_hosts_own_addresses_are_not_taken_away() {
 fn a_vlan_has_a_bridge_of_its_own() {
     in_namespace("vlan", async |host| {
         let neighbour = neighbour("198.51.100.9/24");
-        let can = try_command("ip", &["link", "add", "link", "wire0", "name", "probe.5", "type", "vlan", "id", "5"]).status.success();
+        let can = try_command("ip", &["link", "add", "link", "wire0", "name", "probe.5", "type", "vlan", "id", "5"])
+            .status
+            .success();
         host.start(false).await;
         if !can {
-            println!("NOT RUN HERE: VLANs: this kernel has no 8021q; tested is only that it is said. The lab's kernel has it.");
-            let made = host.networks().create(request("v", bridge("wire0", 5)), &crate::model::Caller::daemon()).await.unwrap();
+            println!(
+                "NOT RUN HERE: VLANs: this kernel has no 8021q; tested is only that it is said. The lab's kernel has it."
+            );
+            let made = host
+                .networks()
+                .create(request("v", bridge("wire0", 5)), &crate::model::Caller::daemon())
+                .await
+                .unwrap();
             let task = host.tasks.wait(&made.id, Some(DEADLINE)).await.unwrap();
             assert!(task.error.unwrap().message.contains("8021q"));
             assert!(host.networks().get("v".into()).await.is_err(), "nothing half-made is left");
