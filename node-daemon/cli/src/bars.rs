@@ -59,7 +59,7 @@ fn bar(from: f64, to: f64, total: f64, room: usize) -> String {
     }
     let limit = f64::from(u16::try_from(room).unwrap_or(u16::MAX));
     let at = |time: f64| (time / total * limit).clamp(0.0, limit);
-    let first = (at(from).floor() as usize).min(room - 1);
+    let first = ((at(from) + 1e-6).floor() as usize).min(room - 1);
     // Eighths of a character from the first one on. Blocks fill from the left: a bar's begin is a whole character.
     let eighths = (((at(to) - at(from)) * 8.0).round() as usize).clamp(1, (room - first) * 8);
     let mut bar = " ".repeat(first);
