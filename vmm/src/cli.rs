@@ -1,12 +1,14 @@
 //! The command line of `quantix-vmm`: what the user typed, into what is to be done.
 //!
 //! Runs on the main thread, first of all. Every bad input becomes one line that names the option, the value and the
-//! reason. It must not start anything: its only effect is reading the file of `--config`.
+//! reason. It must not start anything: its only effect is reading the file of `--config`, or standard input.
 
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -81,6 +83,7 @@ Examples:
   quantix-vmm run --kernel vmlinux --cmdline 'console=ttyS0 root=/dev/vda' --cpus 2 --memory 1G --disk path=root.img
   quantix-vmm run --kernel bzImage --initrd initrd.img --memory 4G,hugepages=2M --net tap=tap0 --vsock cid=3,socket=vm.sock
   quantix-vmm run --config vm.json --memory 8G --print-config
+  quantix-vmm run --config - --fd kvm=3 --fd kernel=4 --fd root=5 <vm.json
   quantix-vmm ctl vm-api.sock info
   quantix-vmm check
 
@@ -119,7 +122,7 @@ enum Action {
 /// The options of `run`. Values stay texts here: `config` reads them, so that every refusal has the same form.
 #[derive(Debug, Args)]
 struct Run {
-    /// JSON configuration; other options win over it, and lists are appended to
+    /// JSON configuration, - for standard input; other options win over it, and lists are appended to
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -294,12 +297,23 @@ fn fd_grants(texts: &[String]) -> Result<Vec<FdGrant>, ConfigError> {
 }
 
 fn read_config(path: &Path) -> Result<MachineConfig, CliError> {
-    use std::io::Read as _;
+    if path.as_os_str() == "-" {
+        // What starts a process with an empty root directory has no file to name.
+        return machine_from(io::stdin().lock(), path);
+    }
+    match File::open(path) {
+        Ok(file) => machine_from(file, path),
+        Err(error) => Err(CliError::ConfigFile { path: path.to_owned(), reason: format!("cannot read it: {error}") }),
+    }
+}
 
+/// The configuration that `input` holds; `path` is its name in an error.
+fn machine_from(input: impl io::Read, path: &Path) -> Result<MachineConfig, CliError> {
     let refused = |reason: String| CliError::ConfigFile { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_CONFIG_FILE + 1).read_to_end(&mut bytes))
+    input
+        .take(MAX_CONFIG_FILE + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| refused(format!("cannot read it: {error}")))?;
     if bytes.len() as u64 > MAX_CONFIG_FILE {
         return Err(refused("it is larger than 1 MiB; this is not a configuration".to_owned()));
@@ -366,6 +380,16 @@ mod tests {
         assert_eq!(plan.cpus.count, 2);
         assert_eq!(plan.disks.iter().map(|d| d.source.to_string()).collect::<Vec<_>>(), ["first", "second"]);
         assert_eq!(plan.serial, config::Endpoint::Off);
+    }
+
+    #[test]
+    fn a_configuration_is_read_from_any_stream_and_refused_by_its_name() {
+        let read = |text: &str| machine_from(text.as_bytes(), Path::new("-"));
+        assert_eq!(read(r#"{"kernel": "fd:kernel"}"#).unwrap().kernel.as_deref(), Some("fd:kernel"));
+        let line = read(r#"{"kernle": "k"}"#).unwrap_err().to_string();
+        assert!(line.starts_with("--config -: unknown field `kernle`"), "{line}");
+        let line = read(&" ".repeat((1 << 20) + 1)).unwrap_err().to_string();
+        assert!(line.starts_with("--config -: it is larger than 1 MiB"), "{line}");
     }
 
     #[test]

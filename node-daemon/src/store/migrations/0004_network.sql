@@ -1,0 +1,2 @@
+-- Networks. Leases are dnsmasq's, and MAC addresses stand in the VMs.
+-- documents: networks
