@@ -64,7 +64,7 @@ fn bar(from: f64, to: f64, total: f64, room: usize) -> String {
     let eighths = (((at(to) - at(from)) * 8.0).round() as usize).clamp(1, (room - first) * 8);
     let mut bar = " ".repeat(first);
     bar.extend(std::iter::repeat_n(EIGHTHS[8], eighths / 8));
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         bar.push(EIGHTHS[eighths % 8]);
     }
     bar

@@ -69,7 +69,7 @@ pub async fn run(args: ConsoleArgs, session: &Session) -> Result<(), Failure> {
     let colour = session.global.colour_for(&std::io::stderr());
     match ended? {
         Ending::Left if terminal => {
-            eprintln!("\n{}", Tone::Dim.paint(&format!("Left the console of {}.", vm.name), colour))
+            eprintln!("\n{}", Tone::Dim.paint(&format!("Left the console of {}.", vm.name), colour));
         }
         Ending::Left => {}
         Ending::Closed => eprintln!("\n{}", Tone::Dim.paint(&format!("The console of {} is closed.", vm.name), colour)),

@@ -222,7 +222,7 @@ async fn add(args: AddArgs, mut contexts: Contexts, session: &Session) -> Result
     if let Address::Tls(host, port) = &args.address {
         match &session.global.ca_file {
             Some(file) => {
-                context.ca_file = Some(std::path::absolute(file).map_err(|error| Failure::file(file, &error))?)
+                context.ca_file = Some(std::path::absolute(file).map_err(|error| Failure::file(file, &error))?);
             }
             None => context.fingerprint = Some(session.first_contact(host, *port).await?),
         }

@@ -46,7 +46,7 @@ Examples:
 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   qx image add vmlinux vmlinux --kind kernel
   qx image add rescue - --kind iso < rescue.iso")]
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// Delete an image
     #[command(visible_alias = "rm", after_help = "Examples:\n  qx image delete debian")]
     Delete {
@@ -158,7 +158,7 @@ pub async fn run(command: ImageCommand, session: &Session) -> Result<(), Failure
             }
             session.out.show(&image, &image.name, |image, _| facts(image, &view))
         }
-        ImageCommand::Add(args) => add(args, session).await,
+        ImageCommand::Add(args) => add(*args, session).await,
         ImageCommand::Delete { image, waiting } => {
             let request = DeleteImageRequest { image, ..DeleteImageRequest::default() };
             let task = images.delete_image(request).await?.into_inner();

@@ -4,6 +4,8 @@
 //! One thread runs everything (tokio, current thread); only the console has a second one, which reads the keyboard.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::doc_markdown, reason = "doc comments of options are help texts, and a terminal shows no markup")]
+#![allow(clippy::format_push_string, reason = "a few lines for one reader: clear before fast")]
 
 pub mod args;
 pub mod failure;
@@ -91,7 +93,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Noun::Logout(_) => login::logout(&session).await,
         Noun::Whoami(_) => login::whoami(&session).await,
         Noun::Context { command } => contexts::run(command, &session).await,
-        Noun::Completions(command) => shell::completions(command),
+        Noun::Completions(command) => shell::completions(&command),
         Noun::Man(command) => shell::man(&command),
     }
 }

@@ -75,16 +75,16 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ADDRESS/PREFIX", num_args = 0..=1, default_missing_value = "")]
     isolated: Option<String>,
     /// VLAN of a bridge
-    #[arg(long, value_name = "ID", requires = "bridge", value_parser = clap::value_parser!(u32).range(1..=4094))]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["nat", "isolated"], value_parser = clap::value_parser!(u32).range(1..=4094))]
     vlan: Option<u32>,
     /// First and last address that DHCP gives
-    #[arg(long, value_name = "FIRST-LAST", requires = "nat", value_parser = parse_range)]
+    #[arg(long, value_name = "FIRST-LAST", conflicts_with_all = ["bridge", "isolated"], value_parser = parse_range)]
     dhcp: Option<(String, String)>,
     /// Domain of the guests' names
-    #[arg(long, value_name = "DOMAIN", requires = "nat", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["bridge", "isolated"], default_value = "", hide_default_value = true)]
     domain: String,
     /// Name server to ask for other names (repeatable)
-    #[arg(long = "dns", value_name = "ADDRESS", requires = "nat")]
+    #[arg(long = "dns", value_name = "ADDRESS", conflicts_with_all = ["bridge", "isolated"])]
     dns_servers: Vec<String>,
     /// Label (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -230,12 +230,11 @@ async fn edit(args: EditArgs, session: &Session) -> Result<(), Failure> {
 
 async fn leases(network: Option<String>, session: &Session) -> Result<(), Failure> {
     let mut networks = session.networks().await?;
-    let names = match network {
-        Some(name) => vec![name],
-        None => {
-            let all = pages!(&networks, list_networks, ListNetworksRequest::default(), networks)?;
-            all.into_iter().map(|network| network.name).collect()
-        }
+    let names = if let Some(name) = network {
+        vec![name]
+    } else {
+        let all = pages!(&networks, list_networks, ListNetworksRequest::default(), networks)?;
+        all.into_iter().map(|network| network.name).collect()
     };
     let mut all = Vec::new();
     for network in names {

@@ -53,6 +53,7 @@ impl Output {
     }
 
     /// Bytes as they are.
+    #[allow(clippy::unused_self, reason = "standard output is this, and nothing is written past it")]
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes)?;

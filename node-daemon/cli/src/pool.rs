@@ -57,7 +57,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SERVER:EXPORT", value_parser = parse_export)]
     nfs: Option<(String, String)>,
     /// Further mount options
-    #[arg(long, value_name = "OPTIONS", requires = "nfs", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "OPTIONS", conflicts_with = "path", default_value = "", hide_default_value = true)]
     nfs_options: String,
     #[command(flatten)]
     idempotent: Idempotent,

@@ -29,7 +29,7 @@ pub struct ManArgs {
 }
 
 /// Prints a completion script.
-pub fn completions(args: CompletionsArgs) -> Result<(), Failure> {
+pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "qx", &mut script);
     std::io::Write::write_all(&mut std::io::stdout().lock(), &script)?;

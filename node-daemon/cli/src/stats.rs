@@ -285,7 +285,7 @@ mod tests {
         let text = sheet(&sample(100, 10, 1000), None, &view());
         assert!(text.contains("CPU time  10.0 s\n"), "{text}");
         assert!(text.contains("   0    10.0 s                   4k  pio_write 4k, halt 5\n"), "{text}");
-        assert!(text.contains("disk0   block          1k  3.9 MiB                 <8 µs  <16 µs       0\n"), "{text}");
+        assert!(text.contains("disk0   block          1k  3.9 MiB                  <8 µs  <16 µs       0\n"), "{text}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn ask_silently(question: &str) -> Result<String, Failure> {
 }
 
 /// Keys up to Enter, with the one correction that a blind typist needs.
-fn read_keys(from: impl Read) -> Result<String, Failure> {
+fn read_keys(from: impl BufRead) -> Result<String, Failure> {
     let mut typed: Vec<u8> = Vec::new();
     for key in from.bytes() {
         match key.map_err(|error| Failure::failed(format!("The answer cannot be read: {error}")))? {

@@ -55,7 +55,7 @@ pub fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let digits = if unit == 0 || (value.fract() < 0.05 || value.fract() > 0.95) { 0 } else { 1 };
+    let digits = usize::from(unit > 0 && (0.05..0.95).contains(&value.fract()));
     format!("{value:.digits$} {}", BINARY[unit])
 }
 
@@ -74,7 +74,7 @@ pub fn short_number(number: f64) -> String {
         n if n >= 999.5 => (number / 1e3, "k"),
         _ => (number, ""),
     };
-    let digits = if value.fract().abs() < 0.05 || value.abs() >= 100.0 { 0 } else { 1 };
+    let digits = usize::from(value.fract().abs() >= 0.05 && value.abs() < 100.0);
     format!("{value:.digits$}{unit}")
 }
 

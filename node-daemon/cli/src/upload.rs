@@ -106,6 +106,11 @@ impl Reading {
         }
         // Until the node has checked and kept all of it.
         self.bar.set(&format!("upload {}: the node checks it", self.name), done, self.size, "bytes");
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
+}
+
+/// Bytes as lower-case hexadecimal, as the API writes checksums.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -92,8 +92,11 @@ fn node() -> Node {
 
 #[test]
 fn every_method_has_a_command() {
-    let methods: BTreeSet<String> =
-        POOL.services().flat_map(|service| service.methods().collect::<Vec<_>>()).map(|method| method.name().to_owned()).collect();
+    let methods: BTreeSet<String> = POOL
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| method.name().to_owned())
+        .collect();
     let covered: BTreeSet<String> = COMMANDS.iter().map(|(method, _)| (*method).to_owned()).collect();
     let missing: Vec<&String> = methods.difference(&covered).collect();
     assert!(missing.is_empty(), "no command of qx reaches {missing:?}: write one, and a row for it here");

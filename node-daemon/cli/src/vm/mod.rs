@@ -22,7 +22,6 @@ use crate::progress::{Idempotent, Waiting};
 use crate::session::{Session, pages};
 use crate::stats::{self, StatsArgs};
 use crate::table::Cell;
-use crate::terminal;
 use crate::units::{self, parse_duration, parse_size};
 
 const CREATE_HELP: &str = "\
@@ -354,13 +353,11 @@ async fn isolation(vm: String, fds: bool, session: &Session) -> Result<(), Failu
 async fn boot_report(vm: String, session: &Session) -> Result<(), Failure> {
     let request = GetVmBootReportRequest { vm };
     let report = session.vms().await?.get_vm_boot_report(request).await?.into_inner();
-    match session.out.format {
-        Format::Json => session.out.json(&report),
-        _ => {
-            let width = if session.out.terminal { terminal::width() } else { 100 };
-            session.out.text(&bars::boot_report(&report, width.into(), session.out.colour))
-        }
+    if session.out.format == Format::Json {
+        return session.out.json(&report);
     }
+    let width = session.out.view().width.unwrap_or(100);
+    session.out.text(&bars::boot_report(&report, width.into(), session.out.colour))
 }
 
 /// Text of an age that may be missing.

@@ -307,9 +307,12 @@ fn parse_memory(text: &str) -> Result<MemorySpec, String> {
     let memory = MemorySpec {
         size_bytes: parse_some_size(&size_bytes)?,
         huge_pages: pairs.read("hugepages", |text| {
-            value::<HugePages>(text)
-                .map(Into::into)
-                .ok_or_else(|| format!("'{text}' is neither {}", all::<HugePages>().join(" nor ").to_uppercase()))
+            value::<HugePages>(text).map(Into::into).ok_or_else(|| {
+                format!(
+                    "'{text}' is neither {}",
+                    all::<HugePages>().iter().map(|word| word.to_uppercase()).collect::<Vec<_>>().join(" nor ")
+                )
+            })
         })?,
         prefault: pairs.flag("prefault")?,
     };

@@ -81,7 +81,12 @@ impl Calls {
     /// The last call of a method.
     pub fn last(&self, method: &str) -> Call {
         let calls = self.0.lock().unwrap();
-        calls.iter().rev().find(|call| call.method == method).cloned().unwrap_or_else(|| panic!("{method} was not called"))
+        calls
+            .iter()
+            .rev()
+            .find(|call| call.method == method)
+            .cloned()
+            .unwrap_or_else(|| panic!("{method} was not called"))
     }
 }
 

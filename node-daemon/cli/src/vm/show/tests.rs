@@ -5,8 +5,8 @@ use crate::table::tests::view;
 use prost_types::Timestamp;
 use quantix_api::v1::{CpuSpec, IsolationFact, MemorySpec, VmExit};
 
-fn ago(seconds: i64) -> Option<Timestamp> {
-    Some(Timestamp { seconds: 1_000_000 - seconds, nanos: 0 })
+fn ago(seconds: i64) -> Timestamp {
+    Timestamp { seconds: 1_000_000 - seconds, nanos: 0 }
 }
 
 fn demo() -> Vm {
@@ -35,7 +35,7 @@ fn demo() -> Vm {
     };
     let status = VmStatus {
         state: VmState::Running.into(),
-        since: ago(300),
+        since: Some(ago(300)),
         pid: 4711,
         cid: 3,
         restart_needed: true,
@@ -48,7 +48,7 @@ fn demo() -> Vm {
         last_exit: Some(VmExit { cause: ExitCause::GuestPanic.into(), message: "panic".into(), ..VmExit::default() }),
         ..VmStatus::default()
     };
-    Vm { name: "demo".into(), spec: Some(spec), status: Some(status), create_time: ago(90_000), ..Vm::default() }
+    Vm { name: "demo".into(), spec: Some(spec), status: Some(status), create_time: Some(ago(90_000)), ..Vm::default() }
 }
 
 #[test]
