@@ -383,15 +383,20 @@ impl Commands for Machine {
     }
 }
 
-/// Opens this thread's scheduling statistics. Nothing when the sandbox or the kernel keeps them from us.
-pub(super) fn open_schedule() -> Option<File> {
-    let opened = File::open("/proc/thread-self/schedstat");
-    if let Err(error) = &opened
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        log::debug!("The run delay of a vCPU will not be known: {error}");
-    }
-    opened.ok()
+/// Opens this thread's scheduling statistics, before it enters its filter: by `proc`, a directory, or by path. Nothing when
+/// the kernel or an empty root directory keeps them from us.
+pub(super) fn open_schedule(proc: Option<&OwnedFd>) -> Option<File> {
+    use nix::fcntl::{OFlag, openat};
+    use nix::sys::stat::Mode;
+
+    const PLACE: &str = "thread-self/schedstat";
+    let opened = match proc {
+        Some(proc) => openat(proc, PLACE, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map(File::from)
+            .map_err(io::Error::from),
+        None => File::open(format!("/proc/{PLACE}")),
+    };
+    opened.inspect_err(|error| log::debug!("The run delay of a vCPU will not be known: {error}")).ok()
 }
 
 #[cfg(test)]
@@ -405,7 +410,7 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(clock_ns(thread_clock(nix::unistd::gettid())) > 0);
-        let schedule = open_schedule().expect("a kernel with schedstat");
+        let schedule = open_schedule(None).expect("a kernel with schedstat");
         assert!(run_delay(&schedule).is_some());
     }
 

@@ -78,7 +78,7 @@ impl Machine {
         let typist = self.control.handles.keyboard.take();
         let mut keyboard = typist.map(|input| Keyboard::open(&epoll, input)).transpose()?;
         if sandboxed {
-            self.control.sandbox = Some(sandbox::enter_process()?);
+            self.control.sandbox = Some(self.enter_process()?);
         } else {
             log::warn!("Running without a sandbox: a guest that breaks out has this process's rights");
         }
@@ -108,14 +108,25 @@ impl Machine {
         Ok(outcome)
     }
 
+    /// The status file is passed as `status` where the root directory is empty.
+    fn enter_process(&mut self) -> Result<sandbox::ProcessSandbox, sandbox::ProcessError> {
+        match "status".parse().and_then(|name| self.control.fds.take(&name)) {
+            Ok(status) => sandbox::enter_process_knowing(status.into()),
+            Err(_) => sandbox::enter_process(),
+        }
+    }
+
     fn start_vcpus(&mut self, sandboxed: bool) -> Result<Vec<JoinHandle<()>>, HostError> {
         let (entered, all_entered) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
+        // Where the root directory is empty. Nobody needs it once the threads are there.
+        let proc = "proc".parse().and_then(|name| self.control.fds.take(&name)).ok().map(Arc::new);
         for (index, (mut vcpu, counters)) in self.vcpus.drain(..).enumerate() {
             let (gate, buses, events) = (self.gate.clone(), self.buses.clone(), self.events.clone());
-            let entered = entered.clone();
+            let (entered, proc) = (entered.clone(), proc.clone());
             let body = move || {
-                let (id, schedule) = (nix::unistd::gettid(), open_schedule());
+                let (id, schedule) = (nix::unistd::gettid(), open_schedule(proc.as_deref()));
+                drop(proc);
                 enter(Role::Vcpu, sandboxed);
                 // The receiver waits for all of us; it is gone only when another thread could not be started.
                 let _ = entered.send((index, VcpuThread { id, counters: counters.clone(), schedule }));
