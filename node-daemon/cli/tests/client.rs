@@ -4,7 +4,7 @@ mod double;
 
 use std::os::unix::fs::PermissionsExt;
 
-use double::{Answer, Node, Ran, qx, request};
+use double::{Answer, Node, Ran, hex, qx, request};
 use prost::Message;
 use quantix_api::v1::{
     ConsoleInput, ConsoleOutput, CreateVmRequest, Image, ImageKind, ListVmsResponse, LoginResponse, Progress,
@@ -127,7 +127,7 @@ fn an_upload_brings_the_parts_first_and_checks_what_arrived() {
     ends(&ran, 0);
     let image: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(image["fileSizeBytes"], (3 << 20).to_string());
-    let hash: String = Sha256::digest(&disk).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&Sha256::digest(&disk));
     assert_eq!(image["sha256"], hash.as_str());
     assert_eq!(
         image["boot"],
@@ -186,7 +186,7 @@ fn a_reader_that_goes_away_is_no_fault() {
 /// A node with a certificate of its own, and the certificate's SHA-256.
 fn secure_node() -> (Node, String) {
     let made = rcgen::generate_simple_self_signed(["node".to_owned()]).unwrap();
-    let hash: String = Sha256::digest(made.cert.der()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&Sha256::digest(made.cert.der()));
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)

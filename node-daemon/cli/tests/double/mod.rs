@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tonic::{Code, Status};
 
 /// How long any command may take.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a method answers.
 #[derive(Clone)]
@@ -115,7 +115,7 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let desk = Desk { answers: Arc::new(answers.into_iter().collect()), calls: Calls::default() };
-        let _inside = runtime.enter();
+        let inside = runtime.enter();
         let socket = UnixListener::bind(directory.path().join("node.sock")).unwrap();
         let local = desk.clone();
         runtime.spawn(async move {
@@ -142,7 +142,7 @@ impl Node {
             });
             address
         });
-        drop(_inside);
+        drop(inside);
         Self { directory, calls: desk.calls, address, _runtime: runtime }
     }
 
@@ -310,7 +310,7 @@ async fn received(first: Bytes, input: Incoming, damaged: bool) -> Image {
     if damaged {
         hash.update(b"!");
     }
-    image.sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    image.sha256 = hex(&hash.finalize());
     image
 }
 
@@ -326,4 +326,9 @@ fn framed(message: &Bytes) -> Bytes {
 pub fn request<M: Message + Default>(call: &Call) -> M {
     let length = u32::from_be_bytes([call.request[1], call.request[2], call.request[3], call.request[4]]) as usize;
     M::decode(&call.request[5..5 + length]).unwrap()
+}
+
+/// Bytes as the API writes checksums.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
