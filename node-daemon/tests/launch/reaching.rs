@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 
+/// What the jail alone leaves within reach, each with the reason. The VMM's filter must refuse it all the same.
+const LEFT_TO_THE_FILTER: [(&str, &str); 1] =
+    [("vsock", "the kernel has no namespaces for vsock, so only the filter's ban on sockets keeps it away")];
+
 /// The signal of a filter that was broken.
 const SIGSYS: i32 = 31;
 
@@ -94,7 +98,7 @@ async fn run(bench: &Bench, config: &Value) -> (BTreeMap<String, Value>, Exit) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compromised_vmm_reaches_nothing_with_the_jail_alone_and_nothing_with_its_sandbox() {
+async fn a_compromised_vmm_reaches_nothing() {
     let Some(bench) = Bench::new() else { return };
     let bench = bench.instead(hostile());
     let targets = Targets::new(bench.log().parent().expect("a directory"));
@@ -106,7 +110,8 @@ async fn a_compromised_vmm_reaches_nothing_with_the_jail_alone_and_nothing_with_
     let mut table = String::new();
     for (name, line) in &jailed {
         let answer = line["answer"].as_str().unwrap_or_default();
-        if line["reached"] != false {
+        let left = LEFT_TO_THE_FILTER.iter().any(|(attempt, _)| attempt == name);
+        if line["reached"] != false && !left {
             reached.push(format!("{name} with the jail alone: {answer}"));
         }
         let mut sandboxed = String::new();

@@ -1,6 +1,6 @@
 //! What a compromised VMM would try: a table, one row an attempt, and how each is made.
 //!
-//! Each would succeed for a process of root outside of any jail, or for an ordinary one where it says so.
+//! Each is written so that it works, or gets further, for a process that may. None lasts.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 
+use io_uring::{IoUring, opcode, types};
 use libc::{c_int, c_long};
 
 use crate::reach::{Outcome, Targets, attempt, call, text, zeroes};
@@ -118,6 +119,10 @@ pub const ATTEMPTS: &[Attempt] = &[
     row("bpf", "load a program into the kernel", |_| attempt(libc::SYS_bpf, [5, zeroes(), 64, 0, 0, 0])),
     row("perf", "watch the host's kernel and other processes", |_| perf()),
     row("userfaultfd", "stop the kernel in the middle of an access", |_| attempt(libc::SYS_userfaultfd, [0; 6])),
+    row("io-uring-file", "open a file of the host past the filter, by io_uring", |_| ring_open()),
+    row("io-uring-foreign", "submit to a ring that is not its own", |_| {
+        attempt(libc::SYS_io_uring_enter, [200, 1, 0, 0, 0, 0])
+    }),
     row("kernel-log", "read the kernel's log", |_| attempt(libc::SYS_syslog, [3, zeroes(), 512, 0, 0, 0])),
     row("load-module", "load a kernel module", |_| attempt(libc::SYS_init_module, [zeroes(), 64, text(""), 0, 0, 0])),
     row("kexec", "replace the host's kernel", |_| attempt(libc::SYS_kexec_load, [0; 6])),
@@ -191,7 +196,7 @@ fn interface(name: &str) -> Outcome {
     }
 }
 
-/// Connects to the host's own context id, port 1: "nobody listens" is an answer from there.
+/// Connects to the host's own context id, port 1: that nobody listens there is an answer from outside, too.
 fn vsock(_: &Targets) -> Outcome {
     let made = call(libc::SYS_socket, [libc::AF_VSOCK as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
     // SAFETY: `sockaddr_vm` is a plain C struct of integers, for which zeros are valid.
@@ -202,7 +207,12 @@ fn vsock(_: &Targets) -> Outcome {
         let length = size_of::<libc::sockaddr_vm>() as u64;
         call(libc::SYS_connect, [fd as u64, (&raw const address) as u64, length, 0, 0, 0])
     });
-    Outcome::of(connected, said)
+    match connected {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+            Outcome::Reached("an answer: nobody listens".to_owned())
+        }
+        connected => Outcome::of(connected, said),
+    }
 }
 
 fn signalled(pid: i32, signal: c_int) -> Outcome {
@@ -256,6 +266,21 @@ fn perf() -> Outcome {
         *first = 1 | 128 << 32;
     }
     attempt(libc::SYS_perf_event_open, [event.as_ptr() as u64, (-1_i64) as u64, 0, (-1_i64) as u64, 0, 0])
+}
+
+/// Has the kernel open a file on behalf of a ring.
+fn ring_open() -> Outcome {
+    let opened = IoUring::new(8).and_then(|mut ring| {
+        let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build();
+        // SAFETY: the path is a constant, which outlives the request.
+        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+        ring.submit_and_wait(1)?;
+        match ring.completion().next().map_or(-libc::EIO, |done| done.result()) {
+            error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
+            file => Ok(file),
+        }
+    });
+    Outcome::of(opened, said)
 }
 
 /// The name that `uname` tells, when it is not the jail's.

@@ -3,11 +3,13 @@
 pub mod audit;
 mod convert;
 pub mod event;
+pub mod host;
 pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // auth
 // storage: volume, pool, image
 // network
+pub mod network;
 // vm
 pub mod vm;
 // host
