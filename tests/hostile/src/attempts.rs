@@ -2,6 +2,9 @@
 //!
 //! Each is written so that it works, or gets further, for a process that may. None lasts.
 
+// System calls take words; whether one has a sign is theirs to say.
+#![allow(clippy::cast_sign_loss)]
+
 use std::fs;
 use std::io;
 use std::mem::size_of;
@@ -28,7 +31,7 @@ const fn row(name: &'static str, what: &'static str, make: fn(&Targets) -> Outco
     Attempt { name, what, make }
 }
 
-/// Descriptor of /dev/kvm, which the launcher gives every VMM: status, control, kvm.
+/// Descriptor of `/dev/kvm`, which the launcher gives every VMM: status, control, kvm.
 const KVM: u64 = 5;
 
 /// All of them, by what they are after.
@@ -231,7 +234,7 @@ fn memory(number: c_long, targets: &Targets) -> Outcome {
     attempt(number, [pid(targets), (&raw const local) as u64, 1, (&raw const remote) as u64, 1, 0])
 }
 
-/// `capset` with one capability, CAP_SYS_ADMIN.
+/// `capset` with one capability, `CAP_SYS_ADMIN`.
 fn capability() -> Outcome {
     static HEADER: [u32; 2] = [0x2008_0522, 0];
     static DATA: [u32; 6] = [1 << 21, 1 << 21, 0, 0, 0, 0];

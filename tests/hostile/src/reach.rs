@@ -72,10 +72,10 @@ pub fn status_file() -> File {
 
 /// One system call. Anything but an error counts as reached.
 pub fn call(number: c_long, args: [u64; 6]) -> io::Result<c_long> {
-    let [a, b, c, d, e, f] = args;
+    let [first, second, third, fourth, fifth, sixth] = args;
     // SAFETY: callers pass numbers, null, or addresses of values that live until after the call and are as large as the call
     // takes them for. A call that works against expectation changes this process only, which ends soon.
-    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
+    match unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) } {
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),
     }
