@@ -159,6 +159,8 @@ impl Daemon {
     /// Ends: no new calls, running tasks get a moment, VMs go on.
     pub async fn stop(self) {
         self.shutdown.cancel();
+        self.rooms.events.close();
+        self.rooms.tasks.close();
         if timeout(PATIENCE, self.server.drained()).await.is_err() {
             tracing::info!("Some calls are still open; they are cut off");
         }
