@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::model::{Failure, NewEvent};
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
+use crate::storage::{NoUsers, Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 
@@ -79,6 +80,8 @@ pub struct Rooms {
     // One line a room. Keep the comment lines: they keep merges apart.
     // auth
     // storage
+    /// Pools, volumes and images.
+    pub storage: Storage,
     // network
     // vm
     // telemetry
@@ -115,6 +118,16 @@ impl Daemon {
         // One block a room. Keep the comment lines: they keep merges apart.
         // auth
         // storage
+        let storage = Storage::start(StorageParts {
+            store: store.clone(),
+            events: events.clone(),
+            state_dir: settings.state_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            // vm: who has volumes and images.
+            users: Arc::new(NoUsers),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
         // network
         // vm
         // telemetry
@@ -125,6 +138,7 @@ impl Daemon {
             events,
             // auth
             // storage
+            storage,
             // network
             // vm
             // telemetry

@@ -71,7 +71,11 @@ impl PoolSource {
         }
         check_path("nfs.export", export)?;
         if export.contains([',', ' ']) {
-            return Err(Failure::invalid("nfs.export", export, "has a comma or a blank, which mount options cannot carry"));
+            return Err(Failure::invalid(
+                "nfs.export",
+                export,
+                "has a comma or a blank, which mount options cannot carry",
+            ));
         }
         check_options(options)?;
         Ok(Self::Nfs { server: server.to_owned(), export: export.to_owned(), options: options.to_owned() })
@@ -92,10 +96,49 @@ fn check_path(field: &str, path: &str) -> Result<(), Failure> {
 
 /// Mount options that may be given. What decides about safety is set by the daemon: nosuid, nodev, noexec.
 const NFS_OPTIONS: &[&str] = &[
-    "vers", "nfsvers", "proto", "port", "mountport", "rsize", "wsize", "timeo", "retrans", "nconnect", "max_connect", "sec",
-    "hard", "soft", "softerr", "ac", "noac", "acregmin", "acregmax", "acdirmin", "acdirmax", "actimeo", "lookupcache", "lock",
-    "nolock", "local_lock", "rw", "noatime", "nodiratime", "relatime", "fsc", "nofsc", "sharecache", "nosharecache",
-    "clientaddr", "minorversion", "resvport", "noresvport", "tcp", "udp", "xprtsec", "cto", "nocto",
+    "vers",
+    "nfsvers",
+    "proto",
+    "port",
+    "mountport",
+    "rsize",
+    "wsize",
+    "timeo",
+    "retrans",
+    "nconnect",
+    "max_connect",
+    "sec",
+    "hard",
+    "soft",
+    "softerr",
+    "ac",
+    "noac",
+    "acregmin",
+    "acregmax",
+    "acdirmin",
+    "acdirmax",
+    "actimeo",
+    "lookupcache",
+    "lock",
+    "nolock",
+    "local_lock",
+    "rw",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "fsc",
+    "nofsc",
+    "sharecache",
+    "nosharecache",
+    "clientaddr",
+    "minorversion",
+    "resvport",
+    "noresvport",
+    "tcp",
+    "udp",
+    "xprtsec",
+    "cto",
+    "nocto",
 ];
 
 fn check_options(options: &str) -> Result<(), Failure> {

@@ -126,7 +126,8 @@ pub fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<()
     for (key, value) in labels {
         let bad = |text: &str| text.len() > 255 || text.chars().any(char::is_control);
         if key.is_empty() || bad(key) || bad(value) {
-            let reason = "is not a label: keys have 1 to 255 bytes, values up to 255, and neither has control characters";
+            let reason =
+                "is not a label: keys have 1 to 255 bytes, values up to 255, and neither has control characters";
             return Err(Failure::invalid(format!("{field}.{key}"), value, reason));
         }
     }

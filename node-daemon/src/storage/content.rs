@@ -106,8 +106,14 @@ pub fn format_of(kind: ImageKind, content: Content) -> Result<ImageFormat, Stora
         (ImageKind::Disk, Content::Elf | Content::BzImage) => "add it with kind KERNEL",
         (ImageKind::Disk, Content::Cpio) => "add it with kind INITRD",
         (ImageKind::Kernel, _) => "a kernel is an ELF vmlinux for x86-64 or a bzImage",
-        (ImageKind::Initrd, _) => "an initial RAM disk is a cpio archive (newc), plain or compressed by gzip, zstd, xz, lz4 -l",
+        (ImageKind::Initrd, _) => {
+            "an initial RAM disk is a cpio archive (newc), plain or compressed by gzip, zstd, xz, lz4 -l"
+        }
         (ImageKind::Iso, _) => "an ISO image is an ISO 9660 file",
     };
-    Err(StorageError::content(format!("These bytes are no image of kind {}: they are {}; {hint}", kind.as_str(), content.words())))
+    Err(StorageError::content(format!(
+        "These bytes are no image of kind {}: they are {}; {hint}",
+        kind.as_str(),
+        content.words()
+    )))
 }

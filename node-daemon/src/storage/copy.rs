@@ -128,5 +128,6 @@ fn run(bytes: &[u8], zero: bool) -> usize {
 
 fn is_zero(bytes: &[u8]) -> bool {
     // Comparing a slice with itself, shifted by one, is a memcmp: much faster than a loop over bytes.
-    bytes.first().is_none_or(|first| *first == 0) && bytes.get(1..).unwrap_or_default() == &bytes[..bytes.len().saturating_sub(1)]
+    bytes.first().is_none_or(|first| *first == 0)
+        && bytes.get(1..).unwrap_or_default() == &bytes[..bytes.len().saturating_sub(1)]
 }

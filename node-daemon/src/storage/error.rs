@@ -55,7 +55,8 @@ impl StorageError {
             Some(libc::ENOENT | libc::EEXIST) => StorageFault::Astray,
             _ => StorageFault::Host,
         };
-        let what = if fault == StorageFault::Full { format!("{what}: the pool is full, make room in it") } else { what };
+        let what =
+            if fault == StorageFault::Full { format!("{what}: the pool is full, make room in it") } else { what };
         Self { fault, what, source: Some(source) }
     }
 

@@ -40,7 +40,12 @@ pub fn check_url(field: &str, url: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What the server or the network said, and what the intake says.
-pub fn fetch(url: &str, expected_bytes: u64, mut intake: Intake<'_>, meter: &super::Meter) -> Result<Facts, StorageError> {
+pub fn fetch(
+    url: &str,
+    expected_bytes: u64,
+    mut intake: Intake<'_>,
+    meter: &super::Meter,
+) -> Result<Facts, StorageError> {
     let config = ureq::Agent::config_builder()
         .max_redirects(REDIRECTS)
         .timeout_resolve(Some(STALL))

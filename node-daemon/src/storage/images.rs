@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// A piece of an upload. Without an end, what came is thrown away.
 #[derive(Debug)]
-pub enum Piece {
+enum Piece {
     /// Bytes.
     Data(Bytes),
     /// All came.
@@ -99,7 +99,8 @@ impl Storage {
         let target = pool.place().image(&image.id);
         let available = pool.space().available_bytes;
         if image.file_size_bytes > available {
-            let message = format!("Pool {} has {available} bytes left, the image has {}", pool.name(), image.file_size_bytes);
+            let message =
+                format!("Pool {} has {available} bytes left, the image has {}", pool.name(), image.file_size_bytes);
             return Err(Failure::new(FailureKind::ResourceExhausted, message));
         }
         let whole = move |meter: &Meter| work(Part::begin(target, &image.id)?, &image, meter);

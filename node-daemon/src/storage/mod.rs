@@ -32,14 +32,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{StorageError, StorageFault};
-pub use images::Piece;
+pub use fetch::check_url;
 pub use meter::Meter;
 pub use open::DiskFds;
 pub use pool::{Health, LivePool, Space, Usage};
+pub use pools::{forget_pool, reserve_pool};
 pub use records::{DiskUsers, Layer, NoUsers, Uses};
 pub use requests::{
-    NewClone, NewImage, NewVolume, Origin, Recipe, reserve_clone, reserve_deletion, reserve_image, reserve_image_deletion,
-    reserve_resize, reserve_volume,
+    NewClone, NewImage, NewVolume, Origin, Recipe, reserve_clone, reserve_deletion, reserve_image,
+    reserve_image_deletion, reserve_resize, reserve_volume,
 };
 
 use crate::events::Events;

@@ -45,7 +45,8 @@ impl Storage {
         }
         while looks.join_next().await.is_some() {}
         if !default_made && let Err(failure) = self.make_default().await {
-            let message = format!("The default pool could not be made, the next start tries again: {}", failure.chain());
+            let message =
+                format!("The default pool could not be made, the next start tries again: {}", failure.chain());
             tracing::error!("{message}");
             self.events().tell(NewEvent::alarm("pool.failed", message)).await;
         }
@@ -133,7 +134,9 @@ impl Storage {
 
 /// Makes the directory this pool's, or says why not.
 fn claim(root: &Path, id: &Id, known: Vec<Id>) -> Result<(), StorageError> {
-    let refused = |why: String| Err(StorageError::new(StorageFault::Refused, format!("{} cannot be a pool: {why}", root.display())));
+    let refused = |why: String| {
+        Err(StorageError::new(StorageFault::Refused, format!("{} cannot be a pool: {why}", root.display())))
+    };
     match std::fs::metadata(root) {
         Ok(metadata) if !metadata.is_dir() => return refused("it is no directory".into()),
         Ok(_) => {}
@@ -181,7 +184,9 @@ fn overlap(a: &PoolSource, b: &PoolSource) -> bool {
             let (a, b) = (PathBuf::from(a), PathBuf::from(b));
             a.starts_with(&b) || b.starts_with(&a)
         }
-        (PoolSource::Nfs { server: a, export: x, .. }, PoolSource::Nfs { server: b, export: y, .. }) => a == b && x == y,
+        (PoolSource::Nfs { server: a, export: x, .. }, PoolSource::Nfs { server: b, export: y, .. }) => {
+            a == b && x == y
+        }
         _ => false,
     }
 }

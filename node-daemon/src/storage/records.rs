@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use crate::model::{
-    Base, Failure, FailureKind, Id, Image, ImageFormat, ImageKind, ImagePhase, Name, Pool, PoolPhase, ResourceKind, Volume,
-    VolumeFormat, VolumePhase,
+    Base, Failure, FailureKind, Id, Image, ImageFormat, ImageKind, ImagePhase, Name, Pool, PoolPhase, ResourceKind,
+    Volume, VolumeFormat, VolumePhase,
 };
 use crate::store::{ReadTx, Record, Stored};
 
@@ -123,7 +123,10 @@ pub fn attachable_volume(tx: &ReadTx<'_>, asked: &str, readonly: bool) -> Result
 pub fn idle(volume: &Volume) -> Result<(), Failure> {
     match volume.phase {
         VolumePhase::Ready => Ok(()),
-        _ => Err(Failure::precondition(format!("Volume {} is just being made, resized or deleted: try again", volume.name))),
+        _ => Err(Failure::precondition(format!(
+            "Volume {} is just being made, resized or deleted: try again",
+            volume.name
+        ))),
     }
 }
 
@@ -157,7 +160,8 @@ pub fn image_of_kind(tx: &ReadTx<'_>, field: &str, asked: &str, kind: ImageKind)
 /// # Errors
 /// `FailedPrecondition`, with the names of some of them.
 pub fn free_of_links(tx: &ReadTx<'_>, base: &Base, action: &str) -> Result<(), Failure> {
-    let linked = tx.all::<Volume>()?.into_iter().map(|stored| stored.record).filter(|volume| volume.base.as_ref() == Some(base));
+    let linked =
+        tx.all::<Volume>()?.into_iter().map(|stored| stored.record).filter(|volume| volume.base.as_ref() == Some(base));
     let names: Vec<Name> = linked.map(|volume| volume.name).collect();
     refuse(&names, action, "volumes that are linked to it", "delete them first, or make full copies of them")
 }
@@ -175,10 +179,10 @@ pub fn free_of_vms(users: Option<&Vec<Id>>, action: &str) -> Result<(), Failure>
 /// # Errors
 /// `FailedPrecondition`, with the names of some of them.
 pub fn free_of_boots(tx: &ReadTx<'_>, id: &Id) -> Result<(), Failure> {
-    let boots = |image: &Image| {
-        image.boot.as_ref().is_some_and(|boot| boot.kernel == *id || boot.initrd.as_ref() == Some(id))
-    };
-    let names: Vec<Name> = tx.all::<Image>()?.into_iter().map(|s| s.record).filter(boots).map(|image| image.name).collect();
+    let boots =
+        |image: &Image| image.boot.as_ref().is_some_and(|boot| boot.kernel == *id || boot.initrd.as_ref() == Some(id));
+    let names: Vec<Name> =
+        tx.all::<Image>()?.into_iter().map(|s| s.record).filter(boots).map(|image| image.name).collect();
     refuse(&names, "be deleted", "images that boot by it", "delete them first")
 }
 
@@ -214,7 +218,8 @@ pub fn chain(tx: &ReadTx<'_>, top: &Base) -> Result<Vec<Layer>, Failure> {
     let mut next = Some(top.clone());
     while let Some(file) = next.take() {
         if layers.len() == LAYERS_MAX {
-            let message = format!("The chain of linked volumes would have more than {LAYERS_MAX} files: make a full copy");
+            let message =
+                format!("The chain of linked volumes would have more than {LAYERS_MAX} files: make a full copy");
             return Err(Failure::precondition(message));
         }
         let (pool, format) = match &file {

@@ -18,7 +18,6 @@ use super::place::{Place, remove};
 use super::pool::{LivePool, PATIENCE};
 use super::{Meter, Storage};
 use crate::model::{Failure, Image, ImagePhase, NewEvent, ResourceKind, ResourceRef, Volume, VolumePhase};
-use crate::store::Record as _;
 
 /// Names that are told in one event at most.
 const TOLD: usize = 20;
@@ -68,7 +67,8 @@ impl Storage {
             }
             VolumePhase::Resizing { to } => {
                 // The VM that has it may run by now; then it is as large as it was, and can be resized again.
-                let free = pool.gate().call("look at a volume", PATIENCE, move || open_locked(&path, Sharing::Nobody, false));
+                let free =
+                    pool.gate().call("look at a volume", PATIENCE, move || open_locked(&path, Sharing::Nobody, false));
                 let grown = match free.await {
                     Ok(file) => {
                         drop(file);
@@ -112,7 +112,11 @@ impl Storage {
         }
         let resource = ResourceRef::new(ResourceKind::Pool, pool.id(), pool.name().as_str());
         if !strays.is_empty() {
-            let message = format!("Pool {} has files that belong to nothing known; they are left alone: {}", pool.name(), list(&strays));
+            let message = format!(
+                "Pool {} has files that belong to nothing known; they are left alone: {}",
+                pool.name(),
+                list(&strays)
+            );
             let event = NewEvent::warning("pool.stray-files", message).with("count", strays.len());
             self.events().tell(event.on(resource.clone())).await;
         }

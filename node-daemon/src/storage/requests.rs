@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::records::{self, DiskUsers};
 use crate::model::{
-    Base, Failure, Id, Image, ImageBoot, ImageFormat, ImageKind, ImagePhase, Name, Sha256Hex, Volume, VolumeFormat, VolumePhase,
-    check_cmdline, check_labels, check_size, whole_sectors,
+    Base, Failure, Id, Image, ImageBoot, ImageFormat, ImageKind, ImagePhase, Name, Sha256Hex, Volume, VolumeFormat,
+    VolumePhase, check_cmdline, check_labels, check_size, whole_sectors,
 };
 use crate::store::{ReadTx, WriteTx};
 
@@ -124,7 +124,8 @@ fn from_image(tx: &ReadTx<'_>, new: &NewVolume, image: &str) -> Result<Contents,
     let size_bytes = if new.size_bytes == 0 { least } else { new.size_bytes };
     check_size("size_bytes", size_bytes)?;
     if size_bytes < least {
-        let reason = format!("is less than the disk of image {}, which has {least} bytes: give 0 or more than that", image.name);
+        let reason =
+            format!("is less than the disk of image {}, which has {least} bytes: give 0 or more than that", image.name);
         return Err(Failure::invalid("size_bytes", size_bytes, reason));
     }
     let format = new.format.unwrap_or(VolumeFormat::Qcow2);
@@ -217,7 +218,11 @@ pub fn reserve_image(tx: &WriteTx<'_>, new: &NewImage) -> Result<Image, Failure>
     let pool = records::pool(tx, &new.pool)?.record;
     let boot = match &new.boot {
         Some(_) if new.kind != ImageKind::Disk => {
-            return Err(Failure::invalid("boot", new.kind.as_str(), "images are not booted from: only disks have boot defaults"));
+            return Err(Failure::invalid(
+                "boot",
+                new.kind.as_str(),
+                "images are not booted from: only disks have boot defaults",
+            ));
         }
         Some((kernel, initrd, cmdline)) => Some(boot(tx, kernel, initrd, cmdline)?),
         None => None,

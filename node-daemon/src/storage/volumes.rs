@@ -80,7 +80,7 @@ impl Storage {
     }
 
     /// Opens what is to be copied, each file by the way of its own pool.
-    async fn open_sources(&self, base: &Base) -> Result<Sources, Failure> {
+    pub(super) async fn open_sources(&self, base: &Base) -> Result<Sources, Failure> {
         let top = base.clone();
         let layers = self.store().read(move |tx| records::chain(tx, &top)).await?;
         let mut sources = Vec::new();
@@ -107,7 +107,14 @@ impl Storage {
     async fn undo_volume(&self, id: &Id) {
         let id = id.clone();
         let undone = async {
-            let volume = self.store().read({ let id = id.clone(); move |tx| tx.get::<Volume>(&id) }).await?.record;
+            let volume = self
+                .store()
+                .read({
+                    let id = id.clone();
+                    move |tx| tx.get::<Volume>(&id)
+                })
+                .await?
+                .record;
             self.remove_volume_file(&volume).await?;
             self.store().write(move |tx| tx.delete::<Volume>(&id, None).map(drop)).await
         };
@@ -257,7 +264,8 @@ fn grow_file(file: &File, path: &Path, format: VolumeFormat, to: u64) -> Result<
 fn set_length(file: &File, path: &Path, length: u64) -> Result<(), StorageError> {
     file.set_len(length).map_err(|error| match error.raw_os_error() {
         Some(libc::EFBIG) => {
-            let what = format!("{} cannot have {length} bytes: its file system has no files of that size", path.display());
+            let what =
+                format!("{} cannot have {length} bytes: its file system has no files of that size", path.display());
             StorageError::new(super::StorageFault::Refused, what)
         }
         _ => StorageError::io("set the size of", path, error),
@@ -266,7 +274,7 @@ fn set_length(file: &File, path: &Path, length: u64) -> Result<(), StorageError>
 
 /// A path of the same pool, seen from the directory of volumes.
 fn beside(path: &Path) -> PathBuf {
-    let (name, shelf) = (path.file_name().unwrap_or_default(), path.parent().and_then(Path::file_name).unwrap_or_default());
+    let (name, shelf) =
+        (path.file_name().unwrap_or_default(), path.parent().and_then(Path::file_name).unwrap_or_default());
     Path::new("..").join(shelf).join(name)
 }
-

@@ -7,6 +7,10 @@ pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // auth
 // storage: volume, pool, image
+pub mod begin;
+pub mod image;
+pub mod pool;
+pub mod volume;
 // network
 // vm
 // host

@@ -55,7 +55,8 @@ impl Marker {
         let read = file.take(BYTES_MAX).read_to_string(&mut text);
         read.map_err(|error| StorageError::io("read", path, error))?;
         serde_json::from_str(&text).map_err(|error| {
-            let what = format!("{} is no marker of a pool ({error}): put the right one back, or remove it", path.display());
+            let what =
+                format!("{} is no marker of a pool ({error}): put the right one back, or remove it", path.display());
             StorageError::new(StorageFault::Refused, what)
         })
     }
@@ -72,7 +73,10 @@ impl Marker {
             let entry = entry.map_err(|error| StorageError::io("read the directory", root, error))?;
             if !ALLOWED.iter().any(|name| entry.file_name() == **name) {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let what = format!("{} is not empty (there is {name:?}): a pool begins with an empty directory", root.display());
+                let what = format!(
+                    "{} is not empty (there is {name:?}): a pool begins with an empty directory",
+                    root.display()
+                );
                 return Err(StorageError::new(StorageFault::Refused, what));
             }
         }
@@ -107,14 +111,20 @@ impl Marker {
         let opened = OpenOptions::new().read(true).write(true).open(&path);
         let mut file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = format!("{} has no {NAME}: the pool's disk is not mounted there, or its files are gone", root.display());
+                let what = format!(
+                    "{} has no {NAME}: the pool's disk is not mounted there, or its files are gone",
+                    root.display()
+                );
                 return Err(StorageError::new(StorageFault::Unavailable, what));
             }
             other => other.map_err(|error| StorageError::io("open", &path, error))?,
         };
         let found = Self::parse(&file, &path)?;
         if found.pool != self.pool {
-            return Err(refused(&format!("this is pool {}, not {}: the wrong disk is mounted there", found.pool, self.pool)));
+            return Err(refused(&format!(
+                "this is pool {}, not {}: the wrong disk is mounted there",
+                found.pool, self.pool
+            )));
         }
         if !found.node.is_empty() && !self.node.is_empty() && found.node != self.node {
             return Err(refused(&format!(

@@ -24,7 +24,7 @@ pub use space::{Space, has_reflink};
 
 use super::place::Place;
 use super::{StorageError, StorageFault};
-use crate::model::{Id, Name, Pool, PoolSource};
+use crate::model::{Id, Name, Pool, PoolSource, Volume};
 
 /// For short questions to a pool's file system.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +49,13 @@ pub struct Usage {
     pub files: HashMap<String, u64>,
     /// Of all files.
     pub total_bytes: u64,
+}
+
+impl Usage {
+    /// What a volume's file takes.
+    pub fn of_volume(&self, volume: &Volume) -> u64 {
+        self.files.get(&Place::volume_name(&volume.id, volume.format)).copied().unwrap_or_default()
+    }
 }
 
 /// A pool as it is now.

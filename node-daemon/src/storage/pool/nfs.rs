@@ -72,7 +72,8 @@ pub async fn mount(server: &str, export: &str, options: &str, at: &Path) -> Resu
         }
         Ok((Err(error), _)) => Err(failed(format!("Could not mount {source}: {error}"))),
         Err(_) => {
-            let what = format!("Could not mount {source}: the server did not answer within {} s", MOUNT_PATIENCE.as_secs());
+            let what =
+                format!("Could not mount {source}: the server did not answer within {} s", MOUNT_PATIENCE.as_secs());
             Err(StorageError::new(StorageFault::Deadline, what))
         }
     }

@@ -23,7 +23,8 @@ impl Space {
     /// # Errors
     /// What the kernel said.
     pub fn of(root: &Path) -> Result<Self, StorageError> {
-        let told = rustix::fs::statvfs(root).map_err(|errno| StorageError::io("ask for the room of", root, errno.into()))?;
+        let told =
+            rustix::fs::statvfs(root).map_err(|errno| StorageError::io("ask for the room of", root, errno.into()))?;
         Ok(Self { capacity_bytes: told.f_blocks * told.f_frsize, available_bytes: told.f_bavail * told.f_frsize })
     }
 }

@@ -105,7 +105,9 @@ impl Storage {
         looked?;
         let recovered = pool.state().recovered;
         if !recovered {
-            self.recover(pool).await.map_err(|failure| StorageError::new(StorageFault::Unavailable, failure.chain()))?;
+            self.recover(pool)
+                .await
+                .map_err(|failure| StorageError::new(StorageFault::Unavailable, failure.chain()))?;
             pool.state().recovered = true;
         }
         Ok(())
@@ -170,7 +172,8 @@ fn same_file(place: &Place, held: &std::fs::File) -> Result<(), StorageError> {
     if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) {
         return Ok(());
     }
-    let what = format!("{} is on another file system than before: something was mounted or unmounted there", path.display());
+    let what =
+        format!("{} is on another file system than before: something was mounted or unmounted there", path.display());
     Err(StorageError::new(StorageFault::Unavailable, what))
 }
 

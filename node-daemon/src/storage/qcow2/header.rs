@@ -49,7 +49,9 @@ impl Qcow2Header {
     pub fn of_stranger(file: &File) -> Result<Self, StorageError> {
         let header = Self::read(file)?;
         if header.has_backing {
-            return Err(refused("it holds only the differences to another file: convert it by `qemu-img convert -O qcow2`"));
+            return Err(refused(
+                "it holds only the differences to another file: convert it by `qemu-img convert -O qcow2`",
+            ));
         }
         Ok(header)
     }
@@ -116,10 +118,14 @@ impl Qcow2Header {
             offset != 0 && offset.is_multiple_of(cluster) && offset.checked_add(bytes).is_some_and(|end| end <= length)
         };
         if self.l1_capacity() < self.size_bytes || l1_bytes > L1_BYTES_MAX || !inside(field.u64(40), l1_bytes) {
-            return Err(refused("its level 1 table does not fit its size, or lies outside of the file: the file is cut off or broken"));
+            return Err(refused(
+                "its level 1 table does not fit its size, or lies outside of the file: the file is cut off or broken",
+            ));
         }
         if refcount_bytes == 0 || refcount_bytes > REFCOUNT_TABLE_BYTES_MAX || !inside(field.u64(48), refcount_bytes) {
-            return Err(refused("its table of reference counts lies outside of the file: the file is cut off or broken"));
+            return Err(refused(
+                "its table of reference counts lies outside of the file: the file is cut off or broken",
+            ));
         }
         Ok(())
     }

@@ -13,9 +13,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use imago::file::File as ImageFile;
+use imago::format::PreallocateMode;
 use imago::format::builder::{FormatCreateBuilder as _, FormatDriverBuilder as _};
-use imago::format::drivers::FormatDriverInstance as _;
-use imago::format::{Format, PreallocateMode};
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, Mapping, StorageOpenOptions};
@@ -104,6 +103,16 @@ pub fn open_chain(layers: &[(File, VolumeFormat)], path: &Path) -> Result<Disk, 
     below.ok_or_else(|| StorageError::content(format!("{} has no layers", path.display())))
 }
 
+/// Opens a disk for writing, over what is below it.
+#[cfg(test)]
+pub fn open_over(file: &File, below: &[(File, VolumeFormat)], path: &Path) -> Result<Disk, StorageError> {
+    let mut image = open_image(file, true, path)?;
+    if !below.is_empty() {
+        image.set_backing(Some(open_chain(below, path)?));
+    }
+    Ok(FormatAccess::new(image))
+}
+
 /// Opens a disk for writing, without what is below it.
 ///
 /// # Errors
@@ -148,7 +157,8 @@ pub fn convert(source: &Disk, target: &Disk, path: &Path, meter: &Meter) -> Resu
     let mut at = 0;
     while at < length {
         meter.reached(at)?;
-        let unreadable = |error| StorageError::content(format!("The origin of {} cannot be read: {error}", path.display()));
+        let unreadable =
+            |error| StorageError::content(format!("The origin of {} cannot be read: {error}", path.display()));
         let (mapping, run) = source.get_mapping(at, length - at).map_err(unreadable)?;
         let holds_data = matches!(mapping, Mapping::Raw { .. } | Mapping::Special { .. });
         if run == 0 {

@@ -86,7 +86,8 @@ pub fn meta_data(vm: &Id, name: &str) -> String {
 
 /// `network-config`, version 2: each NIC, found by its address, asks DHCP.
 pub fn network_config(nics: &[SeedNic]) -> String {
-    let entry = |nic: &SeedNic| (nic.id.clone(), json!({"match": {"macaddress": nic.mac.to_lowercase()}, "dhcp4": true}));
+    let entry =
+        |nic: &SeedNic| (nic.id.clone(), json!({"match": {"macaddress": nic.mac.to_lowercase()}, "dhcp4": true}));
     let ethernets: Map<String, Value> = nics.iter().map(entry).collect();
     format!("{:#}\n", json!({"version": 2, "ethernets": ethernets}))
 }
@@ -102,11 +103,18 @@ fn check(account: &Account) -> Result<(), Failure> {
         plain && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
     if !account.hostname.is_empty() && (account.hostname.len() > 253 || !account.hostname.split('.').all(host)) {
-        return Err(Failure::invalid("hostname", &account.hostname, "is not a host name: use letters, digits, - and dots"));
+        return Err(Failure::invalid(
+            "hostname",
+            &account.hostname,
+            "is not a host name: use letters, digits, - and dots",
+        ));
     }
     let mut letters = account.user.bytes();
     let begins = letters.next().is_none_or(|b| b.is_ascii_lowercase() || b == b'_');
-    if !begins || account.user.len() > 32 || !letters.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b)) {
+    if !begins
+        || account.user.len() > 32
+        || !letters.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+    {
         let reason = "is not a user's name: it begins with a-z or _, has a-z, 0-9, - and _, and up to 32 characters";
         return Err(Failure::invalid("user", &account.user, reason));
     }

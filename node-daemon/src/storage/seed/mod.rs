@@ -64,7 +64,8 @@ fn volume(files: &SeedFiles) -> Result<Vec<u8>, StorageError> {
     ];
     let content: usize = named.iter().map(|(_, text, _)| text.len()).sum();
     if content > BYTES_MAX {
-        let what = format!("The files for cloud-init have {content} bytes together: they may have 8 MiB, shorten user-data");
+        let what =
+            format!("The files for cloud-init have {content} bytes together: they may have 8 MiB, shorten user-data");
         return Err(StorageError::new(StorageFault::Content, what));
     }
     // One step more than the content leaves room for the tables and for the last cluster of each file.
