@@ -37,6 +37,7 @@ pub use pool::{Pool, PoolPhase, PoolSource};
 pub use volume::{Base, Volume, VolumeFormat, VolumePhase, check_labels, check_size, whole_sectors};
 // network: network
 // vm: vm
+pub mod vm;
 
 #[cfg(test)]
 mod tests;

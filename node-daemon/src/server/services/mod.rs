@@ -13,6 +13,7 @@ pub mod pool;
 pub mod volume;
 // network
 // vm
+pub mod vm;
 // host
 
 pub use convert::{answer, duration, reference, timestamp};
