@@ -27,7 +27,8 @@ async fn an_image_becomes_volumes_of_each_format_linked_and_copied() {
     let compressed = room.image("compressed", &qcow2_of(&bytes, &["-c"])).await.record;
     assert_eq!((compressed.format, compressed.virtual_size_bytes), (crate::model::ImageFormat::Qcow2, 3 * MIB));
     for image in ["raw", "compressed"] {
-        for (format, linked) in [(VolumeFormat::Raw, false), (VolumeFormat::Qcow2, false), (VolumeFormat::Qcow2, true)] {
+        for (format, linked) in [(VolumeFormat::Raw, false), (VolumeFormat::Qcow2, false), (VolumeFormat::Qcow2, true)]
+        {
             let name = format!("{image}-{}-{linked}", format.as_str());
             let mut new = from_image(&name, image, format, linked);
             new.size_bytes = 5 * MIB;
@@ -82,7 +83,10 @@ async fn volumes_grow_and_keep_what_they_hold() {
         room.resize(name, 3 * MIB).await.unwrap();
         let contents = room.contents(&volume.id).await;
         assert_eq!(contents.len() as u64, 3 * MIB);
-        assert!(contents[(MIB - 4096) as usize..MIB as usize] == [5; 4096] && contents[MIB as usize..].iter().all(|b| *b == 0));
+        assert!(
+            contents[(MIB - 4096) as usize..MIB as usize] == [5; 4096]
+                && contents[MIB as usize..].iter().all(|b| *b == 0)
+        );
         let recorded = room.volumes().await.into_iter().find(|v| v.id == volume.id).unwrap();
         assert_eq!((recorded.size_bytes, recorded.phase), (3 * MIB, crate::model::VolumePhase::Ready));
     }
