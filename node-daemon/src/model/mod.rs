@@ -36,6 +36,11 @@ pub use image::{Image, ImageBoot, ImageFormat, ImageKind, ImagePhase, Sha256Hex,
 pub use pool::{Pool, PoolPhase, PoolSource};
 pub use volume::{Base, Volume, VolumeFormat, VolumePhase, check_labels, check_size, whole_sectors};
 // network: network
+mod network;
+pub use network::{
+    DEFAULT_DOMAIN, Direction, FirewallRule, Mac, Nat, NatRequest, Network, NetworkKind, Ports, Protocol, Range,
+    Remote, RuleAction, Subnet, Uplink, check_domain, check_servers, free_subnet,
+};
 // vm: vm
 pub mod vm;
 
