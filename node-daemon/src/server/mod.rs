@@ -17,10 +17,10 @@ use tonic::service::Routes;
 use crate::daemon::Rooms;
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
-use quantix_api::v1::image_service_server::ImageServiceServer;
-use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::host_service_server::HostServiceServer;
+use quantix_api::v1::image_service_server::ImageServiceServer;
 use quantix_api::v1::network_service_server::NetworkServiceServer;
+use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
 use quantix_api::v1::volume_service_server::VolumeServiceServer;
 

@@ -278,3 +278,28 @@ proptest! {
         let _ = plan_from_json(&bytes);
     }
 }
+
+#[test]
+fn a_passed_image_names_what_is_below_it() {
+    let plan = |path: &str, format: &str| {
+        let text = format!(r#"{{"kernel": "/k", "disks": [{{"path": "{path}", "format": "{format}"}}]}}"#);
+        Plan::try_from(&MachineConfig::from_json(text.as_bytes()).unwrap())
+    };
+    let disk = plan("fd:top+middle:qcow2+bottom:raw", "qcow2").unwrap().disks.remove(0);
+    let below: Vec<_> = disk.below.iter().map(|layer| (layer.fd.to_string(), layer.format)).collect();
+    assert_eq!(disk.source.to_string(), "fd:top");
+    assert_eq!(below, [("middle".to_owned(), DiskFormat::Qcow2), ("bottom".to_owned(), DiskFormat::Raw)]);
+    // Paths may have a plus.
+    assert!(plan("/a+b", "raw").unwrap().disks.remove(0).below.is_empty());
+    for (path, format) in [
+        ("fd:top+below:raw", "raw"),
+        ("fd:top+below", "qcow2"),
+        ("fd:top+below:vmdk", "qcow2"),
+        ("fd:top+Below:raw", "qcow2"),
+        ("fd:top+:raw", "qcow2"),
+        ("fd:top+", "qcow2"),
+        ("fd:top+top:raw", "qcow2"),
+    ] {
+        assert!(plan(path, format).is_err(), "{path}");
+    }
+}

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::device::BlockError;
 use super::{Block, BlockOptions};
-use crate::backend::disk::chain::Backing;
+use crate::backend::disk::chain::{Backing, LayerFormat};
 use crate::backend::disk::open::{DiskAccess, DiskFile};
 use crate::backend::disk::qcow2::Qcow2Disk;
 use crate::backend::disk::raw::{RawDisk, Ways};
@@ -19,6 +19,9 @@ use crate::devices::registry::Opener;
 use crate::machine::OpenError;
 use crate::virtio::Device;
 use crate::virtio::rate_limit::RateLimit;
+
+/// An image below another one.
+type Below = (DiskFile, LayerFormat);
 
 /// Makes a device of each disk in the plan.
 pub fn attach(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenError> {
@@ -32,7 +35,9 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
         Source::Path(path) => open_path(path, plan.format, access),
         Source::Fd(name) => {
             let file = File::from(opener.passed("--disk", name)?);
-            use_file(DiskFile::adopt(format!("fd:{name}"), file, access), plan.format)
+            let top = DiskFile::adopt(format!("fd:{name}"), file, access);
+            let below = adopt_below(opener, plan)?;
+            top.and_then(|top| use_passed(top, below?, plan.format))
         }
     };
     let options = BlockOptions {
@@ -47,17 +52,35 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
     Ok(block)
 }
 
-fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
+/// The files below a passed image. What goes wrong with one of them is told as everything about the disk is.
+fn adopt_below(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Result<Vec<Below>, DiskError>, OpenError> {
+    let access = DiskAccess { read_only: true, direct: plan.direct };
+    let mut below = Vec::new();
+    for layer in &plan.below {
+        let file = File::from(opener.passed("--disk", &layer.fd)?);
+        let format = match layer.format {
+            DiskFormat::Raw => LayerFormat::Raw,
+            DiskFormat::Qcow2 => LayerFormat::Qcow2,
+        };
+        match DiskFile::adopt(format!("fd:{}", layer.fd), file, access) {
+            Ok(file) => below.push((file, format)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(below))
+}
+
+fn use_passed(top: DiskFile, below: Vec<Below>, format: DiskFormat) -> Result<Box<dyn Disk>, DiskError> {
     match format {
-        DiskFormat::Raw => use_file(DiskFile::open(path, access), format),
-        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::open(path, access, Backing::default())?)),
+        DiskFormat::Raw => Ok(Box::new(RawDisk::new(top, Ways::Both)?)),
+        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::adopt(top, below)?)),
     }
 }
 
-fn use_file(file: Result<DiskFile, DiskError>, format: DiskFormat) -> Result<Box<dyn Disk>, DiskError> {
+fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
     match format {
-        DiskFormat::Raw => Ok(Box::new(RawDisk::new(file?, Ways::Both)?)),
-        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::adopt(file?, Vec::new())?)),
+        DiskFormat::Raw => use_passed(DiskFile::open(path, access)?, Vec::new(), format),
+        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::open(path, access, Backing::default())?)),
     }
 }
 
