@@ -10,8 +10,8 @@ use super::parse::{
     Cmdline, DeviceId, DiskSerial, Endpoint, FdName, GuestCid, MacAddress, ParseError, QueueCount, Source, TapName,
 };
 use super::plan::{
-    BalloonPlan, BootPlan, CpuPlan, DiskPlan, LayerPlan, MAX_CPUS, MAX_PCI_DEVICES, MemoryPlan, NetPlan, Plan,
-    TapSource, Topology, VsockPlan,
+    BalloonPlan, BootPlan, CpuPlan, DiskPlan, MAX_CPUS, MAX_PCI_DEVICES, MemoryPlan, NetPlan, Plan, TapSource,
+    Topology, VsockPlan,
 };
 use super::wire::{
     BalloonConfig, CpuConfig, DiskConfig, DiskFormat, HugePages, MachineConfig, MemoryConfig, NetConfig, VsockConfig,
@@ -136,7 +136,7 @@ fn disk(config: &DiskConfig, index: usize) -> Result<DiskPlan, ConfigError> {
         Some(text) => keyed("--disk", "serial", text)?,
         None => default_serial(&id)?,
     };
-    let (source, below) = disk_source(config)?;
+    let (source, below) = layers(config)?;
     Ok(DiskPlan {
         source,
         below,
@@ -151,26 +151,17 @@ fn disk(config: &DiskConfig, index: usize) -> Result<DiskPlan, ConfigError> {
     })
 }
 
-/// A path, or passed files joined by `+`: the image, then what is below it as `NAME:FORMAT`.
-fn disk_source(config: &DiskConfig) -> Result<(Source, Vec<LayerPlan>), ConfigError> {
-    let refused = |reason: &str| ConfigError::new("--disk", &config.path, reason).at_key("path");
-    let Some((top, rest)) = config.path.split_once('+').filter(|_| config.path.starts_with("fd:")) else {
+/// The image, and those below it where all of them are passed.
+fn layers(config: &DiskConfig) -> Result<(Source, Vec<FdName>), ConfigError> {
+    let Some((top, below)) = config.path.strip_prefix("fd:").and_then(|names| names.split_once('+')) else {
         return Ok((keyed("--disk", "path", &config.path)?, Vec::new()));
     };
     if config.format != DiskFormat::Qcow2 {
-        return Err(refused("only a qcow2 image has others below it; say format=qcow2"));
+        let reason = "only a qcow2 image has images below it; add format=qcow2 or name one descriptor";
+        return Err(ConfigError::new("--disk", &config.path, reason).at_key("path"));
     }
-    let layer = |text: &str| {
-        let (name, format) = text.rsplit_once(':').ok_or_else(|| refused("each image below has a format: NAME:raw"))?;
-        let format = match format {
-            "raw" => DiskFormat::Raw,
-            "qcow2" => DiskFormat::Qcow2,
-            _ => return Err(refused("an image below is of format raw or qcow2")),
-        };
-        Ok(LayerPlan { fd: keyed("--disk", "path", name)?, format })
-    };
-    let below = rest.split('+').map(layer).collect::<Result<_, _>>()?;
-    Ok((keyed("--disk", "path", top)?, below))
+    let below = below.split('+').map(|name| keyed("--disk", "path", name)).collect::<Result<_, _>>()?;
+    Ok((Source::Fd(keyed("--disk", "path", top)?), below))
 }
 
 fn default_serial(id: &DeviceId) -> Result<DiskSerial, ConfigError> {

@@ -29,8 +29,8 @@ pub use parse::{
     TapName, size,
 };
 pub use plan::{
-    BalloonPlan, BootPlan, CpuPlan, DiskPlan, FdGrant, LayerPlan, MAX_CPUS, MAX_PCI_DEVICES, MemoryPlan, NetPlan,
-    NumaPlan, Plan, TapSource, Topology, VsockPlan,
+    BalloonPlan, BootPlan, CpuPlan, DiskPlan, FdGrant, MAX_CPUS, MAX_PCI_DEVICES, MemoryPlan, NetPlan, NumaPlan, Plan,
+    TapSource, Topology, VsockPlan,
 };
 pub use wire::{
     BalloonConfig, CpuConfig, DiskConfig, DiskFormat, HugePages, LogLevel, MachineConfig, MemoryConfig, NetConfig,

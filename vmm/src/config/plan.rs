@@ -111,8 +111,8 @@ pub struct DiskPlan {
     pub id: DeviceId,
     /// Image or block device.
     pub source: Source,
-    /// What is below a qcow2 image that was passed, in order, all passed as well. Empty for images that are opened by path.
-    pub below: Vec<LayerPlan>,
+    /// Descriptors of the images below it, in order; empty when it comes by path, and its header names them.
+    pub below: Vec<FdName>,
     /// Format of the image.
     pub format: DiskFormat,
     /// Whether writes are refused.
@@ -127,15 +127,6 @@ pub struct DiskPlan {
     pub bps: Option<u64>,
     /// Serial number; the first 20 bytes of the id unless one was given.
     pub serial: DiskSerial,
-}
-
-/// An image below another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerPlan {
-    /// Its file.
-    pub fd: FdName,
-    /// Its format; what the image above says about it is not believed.
-    pub format: DiskFormat,
 }
 
 /// One NIC.

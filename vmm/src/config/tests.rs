@@ -280,26 +280,21 @@ proptest! {
 }
 
 #[test]
-fn a_passed_image_names_what_is_below_it() {
+fn the_images_below_one_that_is_passed_are_named_in_order() {
     let plan = |path: &str, format: &str| {
-        let text = format!(r#"{{"kernel": "/k", "disks": [{{"path": "{path}", "format": "{format}"}}]}}"#);
-        Plan::try_from(&MachineConfig::from_json(text.as_bytes()).unwrap())
+        let text = format!(r#"{{"kernel": "k", "disks": [{{"path": "{path}", "format": "{format}"}}]}}"#);
+        plan_from_json(text.as_bytes())
     };
-    let disk = plan("fd:top+middle:qcow2+bottom:raw", "qcow2").unwrap().disks.remove(0);
-    let below: Vec<_> = disk.below.iter().map(|layer| (layer.fd.to_string(), layer.format)).collect();
+    let disk = plan("fd:top+middle+base", "qcow2").unwrap().disks.remove(0);
     assert_eq!(disk.source.to_string(), "fd:top");
-    assert_eq!(below, [("middle".to_owned(), DiskFormat::Qcow2), ("bottom".to_owned(), DiskFormat::Raw)]);
-    // Paths may have a plus.
-    assert!(plan("/a+b", "raw").unwrap().disks.remove(0).below.is_empty());
-    for (path, format) in [
-        ("fd:top+below:raw", "raw"),
-        ("fd:top+below", "qcow2"),
-        ("fd:top+below:vmdk", "qcow2"),
-        ("fd:top+Below:raw", "qcow2"),
-        ("fd:top+:raw", "qcow2"),
-        ("fd:top+", "qcow2"),
-        ("fd:top+top:raw", "qcow2"),
+    assert_eq!(disk.below.iter().map(FdName::as_str).collect::<Vec<_>>(), ["middle", "base"]);
+    assert_eq!(plan("/a+b.qcow2", "qcow2").unwrap().disks[0].source.to_string(), "/a+b.qcow2");
+    for (path, format, reason) in [
+        ("fd:top+base", "raw", "only a qcow2 image has images below it"),
+        ("fd:top+", "qcow2", "a name has 1 to 63"),
+        ("fd:top+top", "qcow2", "another option uses it already"),
     ] {
-        assert!(plan(path, format).is_err(), "{path}");
+        let line = plan(path, format).unwrap_err().to_string();
+        assert!(line.contains(reason), "{path}: {line}");
     }
 }

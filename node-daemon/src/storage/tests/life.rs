@@ -119,7 +119,7 @@ async fn a_disk_leaves_with_all_its_layers_locked() {
     let volume = room.create(from_image("disk", "debian", VolumeFormat::Qcow2, true)).await.unwrap();
     let disk = room.storage.open_disk(&volume.id, false, false).await.unwrap();
     let (top, below) = (format!("disk-{}", volume.id), format!("disk-{}-1", volume.id));
-    assert_eq!(disk.path, format!("fd:{top}+{below}:raw"));
+    assert_eq!(disk.path, format!("fd:{top}+{below}"));
     assert_eq!(disk.fds.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), [top, below]);
     let again = room.storage.open_disk(&volume.id, false, false).await.unwrap_err();
     assert!(again.to_string().contains("Volume disk is in use"), "{again}");

@@ -9,19 +9,16 @@ use std::path::Path;
 
 use super::device::BlockError;
 use super::{Block, BlockOptions};
-use crate::backend::disk::chain::{Backing, LayerFormat};
+use crate::backend::disk::chain::Backing;
 use crate::backend::disk::open::{DiskAccess, DiskFile};
 use crate::backend::disk::qcow2::Qcow2Disk;
 use crate::backend::disk::raw::{RawDisk, Ways};
 use crate::backend::disk::{Disk, DiskError};
-use crate::config::{DiskFormat, DiskPlan, Source};
+use crate::config::{DiskFormat, DiskPlan, FdName, Source};
 use crate::devices::registry::Opener;
 use crate::machine::OpenError;
 use crate::virtio::Device;
 use crate::virtio::rate_limit::RateLimit;
-
-/// An image below another one.
-type Below = (DiskFile, LayerFormat);
 
 /// Makes a device of each disk in the plan.
 pub fn attach(opener: &mut Opener<'_>) -> Result<Vec<Box<dyn Device>>, OpenError> {
@@ -34,10 +31,10 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
     let disk = match &plan.source {
         Source::Path(path) => open_path(path, plan.format, access),
         Source::Fd(name) => {
+            let below = plan.below.iter().map(|name| Ok((name, File::from(opener.passed("--disk", name)?))));
+            let below = below.collect::<Result<Vec<_>, OpenError>>()?;
             let file = File::from(opener.passed("--disk", name)?);
-            let top = DiskFile::adopt(format!("fd:{name}"), file, access);
-            let below = adopt_below(opener, plan)?;
-            top.and_then(|top| use_passed(top, below?, plan.format))
+            use_files(DiskFile::adopt(format!("fd:{name}"), file, access), below, plan.format)
         }
     };
     let options = BlockOptions {
@@ -52,35 +49,27 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
     Ok(block)
 }
 
-/// The files below a passed image. What goes wrong with one of them is told as everything about the disk is.
-fn adopt_below(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Result<Vec<Below>, DiskError>, OpenError> {
-    let access = DiskAccess { read_only: true, direct: plan.direct };
-    let mut below = Vec::new();
-    for layer in &plan.below {
-        let file = File::from(opener.passed("--disk", &layer.fd)?);
-        let format = match layer.format {
-            DiskFormat::Raw => LayerFormat::Raw,
-            DiskFormat::Qcow2 => LayerFormat::Qcow2,
-        };
-        match DiskFile::adopt(format!("fd:{}", layer.fd), file, access) {
-            Ok(file) => below.push((file, format)),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    Ok(Ok(below))
-}
-
-fn use_passed(top: DiskFile, below: Vec<Below>, format: DiskFormat) -> Result<Box<dyn Disk>, DiskError> {
-    match format {
-        DiskFormat::Raw => Ok(Box::new(RawDisk::new(top, Ways::Both)?)),
-        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::adopt(top, below)?)),
-    }
-}
-
 fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
     match format {
-        DiskFormat::Raw => use_passed(DiskFile::open(path, access)?, Vec::new(), format),
+        DiskFormat::Raw => use_files(DiskFile::open(path, access), Vec::new(), format),
         DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::open(path, access, Backing::default())?)),
+    }
+}
+
+/// A disk of files that are open: the image, and those below it in order.
+fn use_files(
+    top: Result<DiskFile, DiskError>,
+    below: Vec<(&FdName, File)>,
+    format: DiskFormat,
+) -> Result<Box<dyn Disk>, DiskError> {
+    let top = top?;
+    match format {
+        DiskFormat::Raw => Ok(Box::new(RawDisk::new(top, Ways::Both)?)),
+        DiskFormat::Qcow2 => {
+            let access = DiskAccess { read_only: true, direct: top.is_direct() };
+            let below = below.into_iter().map(|(name, file)| DiskFile::adopt(format!("fd:{name}"), file, access));
+            Ok(Box::new(Qcow2Disk::adopt(top, below.collect::<Result<_, _>>()?)?))
+        }
     }
 }
 
