@@ -276,14 +276,12 @@ impl TaskWatch {
                 self.attach();
             }
             let change = async {
-                match &mut self.live {
-                    Some(live) => live.changed().await.is_ok(),
-                    // Recorded, but not yet handed to `run`.
-                    None => {
-                        // Its sender lives as long as `tasks`.
-                        drop(self.changed.changed().await);
-                        false
-                    }
+                if let Some(live) = &mut self.live {
+                    live.changed().await.is_ok()
+                } else {
+                    // Recorded, but not yet handed to `run`. This sender lives as long as `tasks`.
+                    drop(self.changed.changed().await);
+                    false
                 }
             };
             let alive = tokio::select! {
