@@ -1,1 +1,7 @@
-//! Who may do what: users, tokens, roles, and the table of which method needs which role. Runs on any task; must not know a resource.
+//! Who is asking, and what they may do. A layer around all services finds out both before a handler runs, and writes the
+//! audit log; the services never look at tokens.
+
+mod peer;
+pub mod policy;
+
+pub use peer::Peer;

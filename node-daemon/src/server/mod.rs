@@ -1,1 +1,4 @@
-//! Listeners, TLS, gRPC services, and REST with OpenAPI derived from the same protos. Handlers convert, authorise, call.
+//! The node's front door: gRPC, REST and WebSocket over TLS, and the local socket. Handlers convert, authorise, call.
+
+mod openapi;
+pub mod rest;
