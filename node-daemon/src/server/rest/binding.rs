@@ -89,14 +89,16 @@ fn from_json(descriptor: MessageDescriptor, prefix: &str, body: &[u8]) -> Result
             return Problem::request(StatusCode::BAD_REQUEST, Code::InvalidArgument, text);
         }
         let path = track.path().to_string();
-        let path = path.trim_start_matches('.').trim_end_matches(".?");
-        let field = match (prefix, path) {
-            ("", "" | "?") => "body".to_owned(),
-            (prefix, "" | "?") => prefix.to_owned(),
-            ("", path) => path.to_owned(),
-            (prefix, path) => format!("{prefix}.{path}"),
-        };
-        Problem::field(&field, e.to_string())
+        let path = path.trim_start_matches('.').trim_end_matches('?').trim_end_matches('.');
+        let reason = e.to_string();
+        // The path ends above a name that is not known; only the text has it.
+        let unknown = reason.strip_prefix("unrecognized field name '").and_then(|r| r.split('\'').next());
+        let pieces: Vec<&str> = [prefix, path, unknown.unwrap_or_default()].into_iter().filter(|p| !p.is_empty()).collect();
+        match (pieces.is_empty(), unknown) {
+            (true, _) => Problem::field("body", reason),
+            (false, None) => Problem::field(&pieces.join("."), reason),
+            (false, Some(_)) => Problem::field(&pieces.join("."), "there is no such field"),
+        }
     })?;
     json.end().map_err(|e| {
         let text = format!("The body goes on after its JSON document: {e}");

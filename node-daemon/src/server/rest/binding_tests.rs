@@ -81,7 +81,7 @@ fn what_is_not_known_is_refused_by_name() {
         (Method::POST, "/v1/vms", r#"{"spec":{"cpus":{"count":"many"}}}"#, "spec.cpus.count"),
         (Method::POST, "/v1/vms", r#"{"spec":{"disks":[{"queues":-1}]}}"#, "spec.disks[0].queues"),
         (Method::POST, "/v1/vms", "[]", "body"),
-        (Method::PATCH, "/v1/vms/demo", r#"{"spec":{"cpus":{"cuont":1}}}"#, "vm.spec.cpus"),
+        (Method::PATCH, "/v1/vms/demo", r#"{"spec":{"cpus":{"cuont":1}}}"#, "vm.spec.cpus.cuont"),
     ];
     for (verb, uri, body, field) in table {
         let (named, message) = refused(verb.clone(), uri, body);
