@@ -1,7 +1,9 @@
 //! `quantix-node` turns a machine into a hypervisor host. See the rooms in `README.md`.
 
 pub mod auth;
+pub mod cli;
 pub mod console;
+pub mod daemon;
 pub mod events;
 pub mod host;
 pub mod model;

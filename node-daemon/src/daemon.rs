@@ -1,0 +1,191 @@
+//! Wires the rooms together, in the order in which they need each other, and takes them down again. The only place that
+//! knows all rooms. Stopping leaves VMs running: they are found again at the next start.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Auth;
+use crate::events::Events;
+use crate::model::{Failure, NewEvent};
+use crate::server::{Server, ServerError};
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::tasks::Tasks;
+
+/// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
+/// as after a crash.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A directory.
+    #[error("Cannot make the directory {path}", path = path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock of the state directory.
+    #[error("Cannot lock {path}", path = path.display())]
+    Lock {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon.
+    #[error("Another quantix-node uses {path}: stop it, or give --state-dir", path = path.display())]
+    AnotherDaemon {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// A listener.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A room.
+    #[error(transparent)]
+    Room(#[from] Failure),
+}
+
+impl DaemonError {
+    /// Whether the administrator has to change something, rather than the machine being at fault.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. } | ServerError::Tls(_)))
+    }
+}
+
+/// Handles on all rooms; services take what they need. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    /// What the administrator said.
+    pub settings: Arc<Settings>,
+    /// The inventory.
+    pub store: Store,
+    /// Long operations.
+    pub tasks: Tasks,
+    /// What happens.
+    pub events: Events,
+    // One line a room. Keep the comment lines: they keep merges apart.
+    // auth
+    /// Who may do what.
+    pub auth: Auth,
+    // storage
+    // network
+    // vm
+    // telemetry
+}
+
+/// A running daemon.
+pub struct Daemon {
+    rooms: Rooms,
+    server: Server,
+    /// Fires when everything shall end; background work of rooms listens to it.
+    shutdown: CancellationToken,
+    /// Held as long as the daemon lives; the kernel frees it with the process.
+    _lock: File,
+}
+
+impl Daemon {
+    /// Starts all rooms and listens.
+    ///
+    /// # Errors
+    /// What stands in the way; nothing is left running.
+    pub async fn start(settings: Settings) -> Result<Self, DaemonError> {
+        let lock = claim(&settings)?;
+        let shutdown = CancellationToken::new();
+        let database = settings.database();
+        let store = tokio::task::spawn_blocking(move || Store::open(&database))
+            .await
+            .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
+        let tasks = Tasks::new(store.clone());
+        let events = Events::new(store.clone());
+        let interrupted = tasks.recover().await?;
+        if !interrupted.is_empty() {
+            tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
+        }
+        // One block a room. Keep the comment lines: they keep merges apart.
+        // auth
+        let auth = Auth::start(store.clone()).await?;
+        // storage
+        // network
+        // vm
+        // telemetry
+        let rooms = Rooms {
+            settings: Arc::new(settings),
+            store,
+            tasks,
+            events,
+            // auth
+            auth,
+            // storage
+            // network
+            // vm
+            // telemetry
+        };
+        let server = Server::start(&rooms, shutdown.clone()).await?;
+        rooms.events.tell(NewEvent::info("node.started", "The daemon serves").with("version", VERSION)).await;
+        Ok(Self { rooms, server, shutdown, _lock: lock })
+    }
+
+    /// Handles on the rooms.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// Where it listens.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Ends: no new calls, running tasks get a moment, VMs go on.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.drained().await;
+        let left = self.rooms.tasks.settle(PATIENCE).await;
+        if left > 0 {
+            tracing::warn!("{left} tasks still run; the next start cleans up what they leave");
+        }
+        // One line a room that has something to put away, in reverse order of the start.
+        // vm
+        // network
+        // storage
+    }
+}
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Makes the directories and takes the lock.
+fn claim(settings: &Settings) -> Result<File, DaemonError> {
+    for (path, mode) in [(&settings.state_dir, 0o700), (&settings.run_dir, 0o755), (&settings.log_dir, 0o750)] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|source| DaemonError::Directory { path: path.clone(), source })?;
+    }
+    lock(&settings.state_dir)
+}
+
+fn lock(state_dir: &Path) -> Result<File, DaemonError> {
+    let path = state_dir.join("lock");
+    let failed = |source| DaemonError::Lock { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(DaemonError::AnotherDaemon { path: state_dir.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}

@@ -1,0 +1,3 @@
+-- Users and tokens.
+-- documents: users
+-- documents: tokens

@@ -1,0 +1,1 @@
+-- Networks, leases and MAC addresses.

@@ -1,0 +1,1 @@
+-- Reserved for telemetry: nothing is stored yet.
