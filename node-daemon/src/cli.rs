@@ -52,7 +52,7 @@ enum Command {
 struct RunArguments {
     #[command(flatten)]
     overrides: Overrides,
-    /// What to log: error, warn, info, debug, trace; or by module, such as info,quantix_node::storage=debug.
+    /// What to log: error, warn, info, debug, trace; or by module, such as `info,quantix_node::storage=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
 }

@@ -18,6 +18,10 @@ const REFUSED: u8 = 2;
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    // Before anything else: this is a small program of its own, that must have one thread.
+    if let Some(status) = quantix_node::vm::launch::stage::requested() {
+        return status;
+    }
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Print(text)) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,

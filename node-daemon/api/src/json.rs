@@ -22,6 +22,9 @@ fn descriptor<M: Name>() -> MessageDescriptor {
 }
 
 /// A message as canonical JSON.
+///
+/// # Panics
+/// Never with messages of this crate, which are in its own descriptors.
 pub fn to_value<M: Message + Name>(message: &M) -> serde_json::Value {
     let dynamic = DynamicMessage::decode(descriptor::<M>(), message.encode_to_vec().as_slice())
         .expect("a message decodes by its own descriptor");
@@ -34,6 +37,9 @@ pub fn to_value<M: Message + Name>(message: &M) -> serde_json::Value {
 ///
 /// # Errors
 /// What is wrong, with the field's name where there is one.
+///
+/// # Panics
+/// Never with messages of this crate, which are in its own descriptors.
 pub fn from_value<M: Message + Name + Default>(value: serde_json::Value) -> Result<M, serde_json::Error> {
     let dynamic = DynamicMessage::deserialize(descriptor::<M>(), value)?;
     Ok(M::decode(dynamic.encode_to_vec().as_slice()).expect("a message decodes by its own descriptor"))

@@ -62,6 +62,8 @@ impl NewEvent {
     }
 
     /// A detail for programs.
+    // By value, so that numbers and texts are written as they are.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
         self.details.insert(key.into(), value.to_string());
         self

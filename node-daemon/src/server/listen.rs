@@ -45,7 +45,7 @@ const PING: Duration = Duration::from_secs(20);
 /// What was sent and not taken for so long ends a connection.
 const UNTAKEN: Duration = Duration::from_secs(60);
 /// What is in flight at the shutdown has so long.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// After no connection could be accepted (no descriptors are left): the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// All headers of a request.

@@ -52,13 +52,12 @@ fn attempt(path: &Path) -> Result<(Connection, String), StoreError> {
     connection.set_prepared_statement_cache_capacity(128);
     check(&connection)?;
     migrations::apply(&mut connection)?;
-    let epoch = match meta(&connection, "epoch")? {
-        Some(epoch) => epoch,
-        None => {
-            let epoch = Id::new().to_string();
-            connection.execute("INSERT INTO meta VALUES ('epoch', ?1)", [&epoch])?;
-            epoch
-        }
+    let epoch = if let Some(epoch) = meta(&connection, "epoch")? {
+        epoch
+    } else {
+        let epoch = Id::new().to_string();
+        connection.execute("INSERT INTO meta VALUES ('epoch', ?1)", [&epoch])?;
+        epoch
     };
     Ok((connection, epoch))
 }
@@ -80,7 +79,7 @@ fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
         let suffix = if number == 0 { String::new() } else { format!("-{number}") };
         path.with_file_name(format!("{name}.damaged-{stamp}{suffix}"))
     };
-    let aside = (0..).map(free).find(|candidate| !candidate.exists()).unwrap_or_else(|| free(u32::MAX));
+    let aside = (0..u32::MAX).map(free).find(|candidate| !candidate.exists()).unwrap_or_else(|| free(u32::MAX));
     for end in ["", "-wal", "-shm"] {
         let from = with_end(path, end);
         if !from.exists() {

@@ -201,7 +201,7 @@ impl Tasks {
 
     async fn finish(&self, id: &Id, live: &Live, result: Result<(), Failure>) {
         let mut task = live.task.borrow().clone();
-        end(&mut task, result.as_ref().map(|()| ()));
+        end(&mut task, result.as_ref());
         if let Err(failure) = &result {
             tracing::info!(task = %id, kind = %task.kind, "Task ended: {}", failure.chain());
         }
@@ -216,7 +216,7 @@ impl Tasks {
             match write.await {
                 Ok(()) => break,
                 Err(failure) => {
-                    tracing::error!(task = %id, "Cannot store a task's end, trying again: {}", failure.chain())
+                    tracing::error!(task = %id, "Cannot store a task\'s end, trying again: {}", failure.chain());
                 }
             }
             sleep(STORE_AGAIN).await;
@@ -228,7 +228,7 @@ impl Tasks {
 }
 
 /// Writes the end into a task.
-fn end(task: &mut Task, result: Result<(), &Failure>) {
+fn end(task: &mut Task, result: Result<&(), &Failure>) {
     task.end_time = Some(Time::now());
     task.state = match result {
         Ok(()) => TaskState::Succeeded,
@@ -277,18 +277,15 @@ impl TaskWatch {
             if self.live.is_none() {
                 self.attach();
             }
-            let seen = match &mut self.live {
-                Some(live) => match live.changed().await {
-                    Ok(()) => live.borrow_and_update().clone(),
-                    Err(_) => self.tasks.get(&self.last.id).await?,
-                },
+            let alive = match &mut self.live {
+                Some(live) => live.changed().await.is_ok(),
                 // Recorded, but not yet handed to `run`.
-                None => {
-                    if self.changed.changed().await.is_err() {
-                        return Ok(None);
-                    }
-                    self.tasks.get(&self.last.id).await?
-                }
+                None if self.changed.changed().await.is_err() => return Ok(None),
+                None => false,
+            };
+            let seen = match &mut self.live {
+                Some(live) if alive => live.borrow_and_update().clone(),
+                _ => self.tasks.get(&self.last.id).await?,
             };
             if seen != self.last {
                 self.last = seen.clone();

@@ -1,1 +1,4 @@
 //! One supervisor for each VM: spawn, adopt, phases, exits. The only spawner of VMMs.
+
+pub mod cgroup;
+pub mod launch;

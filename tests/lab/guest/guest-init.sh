@@ -3,6 +3,9 @@
 #   lab.test=VERB[,VERB]   the functions below whose names start with `test_`; a /script in the initramfs runs after them
 #   lab.root=/dev/vda      mount this disk on /mnt, read-only; the verb `inside` then runs a program of that disk
 #   lab.ip=A.B.C.D lab.gw=A.B.C.E      address of eth0 (/24) and the host's
+#   lab.dhcp=1             ask for an address of eth0 instead, and tell it
+#   lab.name=NAME          the hostname
+#   lab.script=BASE64      a script that runs last; base64 has no blanks
 #   lab.end=poweroff|reboot|stay
 # Every line that starts with LAB is for the test; the rest is for people.
 # shellcheck shell=dash disable=SC2015,SC2016
@@ -46,6 +49,24 @@ start_net() {
     await /sys/class/net/eth0 && $b ifconfig eth0 "$1" netmask 255.255.255.0 up || fact net failed
 }
 
+# Asks DHCP for eth0's address; the facts are what was given.
+start_dhcp() {
+    cat_script='#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+/bin/busybox ifconfig "$interface" "$ip" netmask "$subnet"
+[ -z "$router" ] || /bin/busybox route add default gw "$router" dev "$interface"
+[ -z "$dns" ] || for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+echo "LAB address=$ip"
+echo "LAB router=$router"'
+    $b mkdir -p /etc
+    echo "$cat_script" >/dhcp-script
+    $b chmod 755 /dhcp-script
+    $b ifconfig lo 127.0.0.1 up
+    await /sys/class/net/eth0 && $b ifconfig eth0 up
+    # The bridge may learn the port only after a moment: ask again.
+    $b udhcpc -i eth0 -s /dhcp-script -n -q -t 20 -T 1 -x "hostname:$($b hostname)" || fact address none
+}
+
 test_kernel() {
     fact kernel "$($b uname -r)"
     fact clock "$($b cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
@@ -85,7 +106,7 @@ test_vsock() {
 }
 
 $b mount -t proc proc /proc && $b mount -t sysfs sys /sys && $b mount -t devtmpfs dev /dev
-$b hostname guest
+$b hostname "$(argument lab.name guest)"
 echo "LAB-INIT up=$($b cut -d' ' -f1 /proc/uptime)"
 [ -z "$(argument lab.probe)" ] || $b poweroff -f
 while read -r module; do
@@ -94,9 +115,15 @@ done </modules/order
 $b mdev -s
 [ -z "$(argument lab.root)" ] || mount_root "$(argument lab.root)"
 [ -z "$(argument lab.ip)" ] || start_net "$(argument lab.ip)"
+[ -z "$(argument lab.dhcp)" ] || start_dhcp
 for verb in $(argument lab.test | $b tr ',' ' '); do "test_$verb"; done
 # shellcheck source=/dev/null
 [ ! -f /script ] || . /script
+if [ -n "$(argument lab.script)" ]; then
+    argument lab.script | $b base64 -d >/script.last
+    # shellcheck source=/dev/null
+    . /script.last
+fi
 echo "LAB-END up=$($b cut -d' ' -f1 /proc/uptime)"
 case $(argument lab.end poweroff) in
     reboot) $b reboot -f ;;

@@ -4,7 +4,7 @@ use crate::demo;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use quantix_lab::exact::{self, ALLOWED_PERCENT, Figures};
-use quantix_lab::{Cache, Disks, Images, Lab, Machine, Spec, Vmm};
+use quantix_lab::{Cache, Disks, Images, Lab, Machine, Server, Spec, Vmm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,7 +162,7 @@ impl Arguments {
             Command::BuildImages => {
                 let cache = Cache::open()?;
                 let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
-                println!("{images:#?}\n{disks:#?}");
+                println!("{images:#?}\n{disks:#?}\n{:#?}", Server::prepare(&cache)?);
             }
             Command::Demo { vmm, emulated } => demo::run(&find_vmm(vmm)?, emulated.then_some(Machine::Emulated))?,
             Command::Exact { vmm, update, baseline } => return exact(&find_vmm(vmm)?, &baseline, update),

@@ -10,6 +10,7 @@ pub mod exact;
 pub mod guest;
 pub mod images;
 pub mod machine;
+pub mod node;
 mod tool;
 
 pub use cache::Cache;
@@ -19,4 +20,6 @@ pub use error::LabError;
 pub use guest::{BootFile, Guest, Report, Vmm};
 pub use images::Images;
 pub use images::disk::Disks;
+pub use images::server::Server;
 pub use machine::{Lab, Machine, Spec, supervise_if_asked};
+pub use node::{Node, Programs};

@@ -134,6 +134,8 @@ invalid_opcode_gate:
     je 1f
     cmp edi, 2
     je 2f
+    cmp edi, 3
+    je 3f
     rdmsr                       # 0: read MSR esi
     shl rdx, 32
     or rax, rdx
@@ -144,6 +146,8 @@ invalid_opcode_gate:
     iretq
 2:  mov [rsp + 16], rsi         # 2: return with rflags rsi
     iretq
+3:  hlt                         # 3: sleep for ever
+    jmp 3b
 9:  push 0
     push 6
     jmp fault

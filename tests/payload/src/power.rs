@@ -1,4 +1,4 @@
-//! The ends of the guest: power off, reset, idle.
+//! The ends of the guest: power off, reset, idle, sleep.
 
 use payload_logic::acpi::{Acpi, Register};
 
@@ -14,6 +14,8 @@ pub enum After {
     Reset,
     /// Spin for ever.
     Idle,
+    /// Halt for ever: costs the host nothing.
+    Sleep,
 }
 
 impl After {
@@ -22,6 +24,7 @@ impl After {
         match text {
             Some("reset") => Self::Reset,
             Some("idle") => Self::Idle,
+            Some("sleep") => Self::Sleep,
             _ => Self::Off,
         }
     }
@@ -45,6 +48,9 @@ pub fn end(after: After, acpi: &Acpi) -> ! {
     {
         write(off.register, off.value, off.wide);
         settle();
+    }
+    if after == After::Sleep {
+        ring0::sleep();
     }
     if after != After::Idle {
         if let Some((register, value)) = acpi.reset {

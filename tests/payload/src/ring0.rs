@@ -94,6 +94,12 @@ pub fn allow_interrupts(allow: bool) {
     service(2, if allow { RESERVED | IF } else { RESERVED }, 0);
 }
 
+/// Halts with interrupts off: this CPU takes no time of the host's any more.
+pub fn sleep() -> ! {
+    service(3, 0, 0);
+    unreachable!("the service halts for ever")
+}
+
 /// How many interrupts came in on [`INTERRUPT`].
 pub fn interrupts() -> u64 {
     // SAFETY: the counter is static and only ever touched atomically or by the gate of this same CPU.

@@ -78,7 +78,7 @@ impl Machine {
         let typist = self.control.handles.keyboard.take();
         let mut keyboard = typist.map(|input| Keyboard::open(&epoll, input)).transpose()?;
         if sandboxed {
-            self.control.sandbox = Some(sandbox::enter_process()?);
+            self.control.sandbox = Some(self.enter_process()?);
         } else {
             log::warn!("Running without a sandbox: a guest that breaks out has this process's rights");
         }
@@ -106,6 +106,14 @@ impl Machine {
             let _ = thread.join();
         }
         Ok(outcome)
+    }
+
+    /// The status file is passed as `status` where the root directory is empty.
+    fn enter_process(&mut self) -> Result<sandbox::ProcessSandbox, sandbox::ProcessError> {
+        match "status".parse().and_then(|name| self.control.fds.take(&name)) {
+            Ok(status) => sandbox::enter_process_knowing(status.into()),
+            Err(_) => sandbox::enter_process(),
+        }
     }
 
     fn start_vcpus(&mut self, sandboxed: bool) -> Result<Vec<JoinHandle<()>>, HostError> {

@@ -51,6 +51,8 @@ mod seccomp;
 pub mod usage;
 
 pub use fd_store::{FdName, FdStore, FdStoreError};
-pub use process::{ProcessError, ProcessSandbox, drop_capabilities, enter_process, landlock_of_this_kernel};
+pub use process::{
+    ProcessError, ProcessSandbox, drop_capabilities, enter_process, enter_process_knowing, landlock_of_this_kernel,
+};
 pub use report::{Capabilities, Landlock, Report, ReportError};
 pub use seccomp::{Entry, Role, SeccompError, When, install as enter_thread};

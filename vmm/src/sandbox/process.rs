@@ -61,8 +61,15 @@ impl ProcessSandbox {
 /// # Errors
 /// See [`ProcessError`]; the process must then not run a guest.
 pub fn enter_process() -> Result<ProcessSandbox, ProcessError> {
+    enter_process_knowing(File::open("/proc/thread-self/status").map_err(ProcessError::Status)?)
+}
+
+/// As [`enter_process`], for a process whose root directory is empty: `status` is the status file of its main thread.
+///
+/// # Errors
+/// As [`enter_process`].
+pub fn enter_process_knowing(status: File) -> Result<ProcessSandbox, ProcessError> {
     forbid_second_thread()?;
-    let status = File::open("/proc/thread-self/status").map_err(ProcessError::Status)?;
     one_arena();
     no_core_files()?;
     // SAFETY: umask takes a number and cannot fail.

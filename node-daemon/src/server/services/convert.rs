@@ -8,7 +8,7 @@ use crate::model::{Event, Failure, Id, ResourceRef, Severity, Task, TaskState, T
 use crate::tasks::Tasks;
 
 /// Longest time that a call may wait for a task.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
 /// A time on the wire.
 pub fn timestamp(time: Time) -> prost_types::Timestamp {

@@ -15,7 +15,7 @@ use crate::store::{Store, TaskFilter};
 use crate::tasks::{TaskWatch, Tasks};
 
 /// How long `WaitTask` waits when the caller does not say.
-const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+const DEFAULT_WAIT: Duration = Duration::from_mins(1);
 
 /// The service.
 pub struct TaskRpc {

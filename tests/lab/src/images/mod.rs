@@ -5,6 +5,7 @@ pub mod cpio;
 pub mod disk;
 pub mod kernel;
 pub mod modules;
+pub mod server;
 
 use crate::cache::{Cache, Recipe};
 use crate::error::{IoContext, LabError};
@@ -18,6 +19,8 @@ pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lab-ag
 const L1_INIT: &str = include_str!("../../guest/l1-init.sh");
 const GUEST_INIT: &str = include_str!("../../guest/guest-init.sh");
 const BUSYBOX: &str = "/bin/busybox";
+/// A dynamic program names its loader.
+const LOADER: &[u8] = b"/lib64/ld-linux";
 
 /// What L1 needs before it has the host's root; the rest is loaded from there.
 const L1_MODULES: [&str; 5] = [
@@ -115,7 +118,13 @@ fn initramfs_recipe(name: &'static str, kernel: &Kernel, modules: &[&str]) -> Re
 }
 
 fn add_base(archive: &mut Archive, init: &str) -> Result<(), LabError> {
-    archive.file("bin/busybox", 0o755, &fs::read(BUSYBOX).on("read", BUSYBOX)?);
+    let busybox = fs::read(BUSYBOX).on("read", BUSYBOX)?;
+    // The package `busybox` puts a dynamic program there, which no initramfs here could start.
+    if busybox.windows(LOADER.len()).any(|window| window == LOADER) {
+        let reason = format!("{BUSYBOX} is not static; install busybox-static in its place");
+        return Err(LabError::Image { what: "initramfs", reason });
+    }
+    archive.file("bin/busybox", 0o755, &busybox);
     archive.symlink("bin/sh", "busybox");
     archive.file("init", 0o755, init.as_bytes());
     Ok(())
