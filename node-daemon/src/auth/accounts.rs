@@ -10,7 +10,7 @@ use crate::model::{
 use crate::store::{Idempotency, ReadTx, Stored, WriteTx, parse_etag};
 
 /// How long a session lasts.
-const SESSION: Duration = Duration::from_secs(24 * 3600);
+const SESSION: Duration = Duration::from_hours(24);
 /// Sessions of one user at a time; the oldest ends when one more begins.
 const SESSIONS: usize = 32;
 /// API tokens of one user.
@@ -275,7 +275,8 @@ impl Auth {
         (label, role): (String, Option<Role>),
         expires: Option<Time>,
     ) -> Result<(Stored<Token>, String, String), Failure> {
-        let no_user = || Failure::precondition(format!("{} is no user: log in as the user whose token it shall be", caller.name));
+        let no_user =
+            || Failure::precondition(format!("{} is no user: log in as the user whose token it shall be", caller.name));
         let user = self.own_user(caller).await?.ok_or_else(no_user)?;
         let role = role.unwrap_or(caller.role);
         if role > caller.role {
@@ -283,7 +284,11 @@ impl Auth {
             return Err(Failure::new(FailureKind::PermissionDenied, message));
         }
         if label.is_empty() || label.len() > LABEL || label.chars().any(char::is_control) {
-            return Err(Failure::invalid("name", label, "is no name for a token: say in 1 to 128 bytes what it is for"));
+            return Err(Failure::invalid(
+                "name",
+                label,
+                "is no name for a token: say in 1 to 128 bytes what it is for",
+            ));
         }
         if let Some(over) = expires.filter(|expires| *expires <= Time::now()) {
             return Err(Failure::invalid("expire_time", over, "is over already"));

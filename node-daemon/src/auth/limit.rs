@@ -148,7 +148,8 @@ mod tests {
         assert_eq!(by_name, 10);
         // Every name, from one address.
         let limit = GuessLimit::new(start);
-        let tries = |now| (0..10_000).filter(|n| limit.attempt(Some(&format!("user{n}")), address(1), now).is_ok()).count();
+        let tries =
+            |now| (0..10_000).filter(|n| limit.attempt(Some(&format!("user{n}")), address(1), now).is_ok()).count();
         assert_eq!(tries(start), 20);
         assert_eq!(tries(start + Duration::from_secs(6)), 2);
         let wait = limit.attempt(Some("user1"), address(1), start + Duration::from_secs(6)).unwrap_err();

@@ -36,7 +36,7 @@ pub use subject::{AuditNote, AuditSubject};
 /// Where the setup token's hash is kept.
 const SETUP: &str = "setup_token_sha256";
 /// A token's use is noted at most so often.
-const NOTE_USE: Duration = Duration::from_secs(300);
+const NOTE_USE: Duration = Duration::from_mins(5);
 
 /// How often what happened; for metrics.
 #[derive(Debug, Default)]

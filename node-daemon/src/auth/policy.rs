@@ -157,7 +157,9 @@ mod tests {
     fn each_method_has_one_rule_and_each_rule_a_method() {
         let methods: BTreeSet<String> = POOL
             .services()
-            .flat_map(|s| s.methods().map(move |m| format!("{}/{}", m.parent_service().full_name(), m.name())).collect::<Vec<_>>())
+            .flat_map(|s| {
+                s.methods().map(move |m| format!("{}/{}", m.parent_service().full_name(), m.name())).collect::<Vec<_>>()
+            })
             .collect();
         let ruled: Vec<&str> = RULES.iter().map(|r| r.method).filter(|m| m.starts_with("quantix.")).collect();
         assert_eq!(ruled.iter().map(|m| (*m).to_owned()).collect::<BTreeSet<_>>(), methods);

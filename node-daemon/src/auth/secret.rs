@@ -77,7 +77,7 @@ impl SecretHash {
 
     /// The kept form.
     pub fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.iter().fold(String::with_capacity(64), |text, byte| format!("{text}{byte:02x}"))
     }
 
     /// Equal, found out in the same time whatever differs.

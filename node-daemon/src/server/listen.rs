@@ -39,11 +39,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// A connection on which nothing was asked for so long is closed.
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_mins(5);
 /// Pings over HTTP/2, and how long an answer may take.
 const PING: Duration = Duration::from_secs(20);
 /// What was sent and not taken for so long ends a connection.
-const UNTAKEN: Duration = Duration::from_secs(60);
+const UNTAKEN: Duration = Duration::from_mins(1);
 /// What is in flight at the shutdown has so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// After no connection could be accepted (no descriptors are left): the next try.

@@ -139,7 +139,8 @@ impl Server {
         let metrics = metrics(rooms, &connections);
         let api = Arc::new(Rest::new(Methods::new(router.clone()), metrics, shutdown.clone()));
         let api = axum::Router::new().fallback(move |request| Arc::clone(&api).answer(request));
-        let service = |name, router| Service { name, router, connections: connections.clone(), shutdown: shutdown.clone() };
+        let service =
+            |name, router| Service { name, router, connections: connections.clone(), shutdown: shutdown.clone() };
 
         let mut listeners = JoinSet::new();
         listeners.spawn(service("gRPC", router.clone()).tcp(grpc, tls.clone()));
@@ -182,14 +183,17 @@ fn certificate_files(settings: &crate::settings::Settings) -> Result<TlsFiles, T
         return Ok(TlsFiles { certificate: certificate.clone(), key: key.clone() });
     }
     let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
-    let addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs().map_or_else(|_| Vec::new(), |all| {
-        let address = |interface: nix::ifaddrs::InterfaceAddress| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        };
-        all.filter_map(address).collect()
-    });
+    let addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs().map_or_else(
+        |_| Vec::new(),
+        |all| {
+            let address = |interface: nix::ifaddrs::InterfaceAddress| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+            };
+            all.filter_map(address).collect()
+        },
+    );
     tls::self_signed(&settings.state_dir.join("tls"), &hostname.unwrap_or_default(), &addresses)
 }
 

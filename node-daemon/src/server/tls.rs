@@ -103,7 +103,7 @@ impl Certificate {
 
     /// SHA-256 of the certificate, lower-case hexadecimal: what people compare.
     pub fn fingerprint(&self) -> String {
-        self.current().cert.first().map(|der| hex(&Sha256::digest(der))).unwrap_or_default()
+        self.current().cert.first().map(|der| format!("{:x}", Sha256::digest(der))).unwrap_or_default()
     }
 
     /// How connections are secured: TLS 1.2 and 1.3 with this certificate, HTTP/2 and HTTP/1.1.
@@ -201,14 +201,6 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&half, path)?;
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

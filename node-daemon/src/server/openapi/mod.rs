@@ -63,9 +63,10 @@ pub fn document(routes: &Routes) -> Value {
 
 /// `{vm.id}` and `{vm}` stand for the same segment, and OpenAPI wants one name for it.
 fn path_of(route: &Route) -> String {
-    route.template.fields().fold(route.path.clone(), |path, field| {
-        path.replace(&format!("{{{field}}}"), &format!("{{{}}}", plain(field)))
-    })
+    route
+        .template
+        .fields()
+        .fold(route.path.clone(), |path, field| path.replace(&format!("{{{field}}}"), &format!("{{{}}}", plain(field))))
 }
 
 fn plain(field: &str) -> &str {
@@ -97,7 +98,7 @@ fn of_method(
         BodyRule::None => query(schemas, &input, "", &|name, _| !in_path.contains(&name), &mut parameters),
         BodyRule::Field(taken) => query(schemas, &input, "", &|_, field| field != taken, &mut parameters),
     }
-    let mut operation = head(comments, method, parameters);
+    let mut operation = head(comments, method, &parameters);
     let body = match body {
         BodyRule::None => None,
         BodyRule::Field(field) => Some(schemas.field(field)),
@@ -128,7 +129,7 @@ fn of_method(
 }
 
 /// What all operations of methods have.
-fn head(comments: &Comments, method: &MethodDescriptor, parameters: Vec<Value>) -> Value {
+fn head(comments: &Comments, method: &MethodDescriptor, parameters: &[Value]) -> Value {
     let service = method.parent_service();
     let mut operation = json!({
         "operationId": method.name(), "tags": [service.name()], "parameters": parameters,
@@ -202,7 +203,7 @@ fn of_upload(comments: &Comments, schemas: &mut Schemas<'_>, route: &Route) -> V
     };
     let mut parameters = path_parameters(route);
     query(schemas, &description, "", &|_, _| true, &mut parameters);
-    let mut operation = head(comments, &method, parameters);
+    let mut operation = head(comments, &method, &parameters);
     operation["requestBody"] = json!({
         "required": true,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
@@ -214,7 +215,7 @@ fn of_upload(comments: &Comments, schemas: &mut Schemas<'_>, route: &Route) -> V
 
 fn of_console(comments: &Comments, route: &Route) -> Value {
     let Ok(method) = super::rest::method("quantix.node.v1.VmService", "ConsoleVm") else { return json!({}) };
-    let mut operation = head(comments, &method, path_parameters(route));
+    let mut operation = head(comments, &method, &path_parameters(route));
     operation["responses"] = responses("Not used: the answer is a WebSocket.", &json!({}));
     operation["responses"]["101"] = json!({"description": "The WebSocket is open: binary frames both ways."});
     operation

@@ -49,7 +49,10 @@ impl<'a> Schemas<'a> {
         let mut description = self.comments.at(&message.parent_file(), message.path()).to_owned();
         for oneof in message.oneofs().filter(|o| !o.is_synthetic()) {
             let names: Vec<String> = oneof.fields().map(|f| f.json_name().to_owned()).collect();
-            description = format!("{description}\n\nAt most one of: {}.", names.join(", ")).trim().to_owned();
+            if !description.is_empty() {
+                description += "\n\n";
+            }
+            description.extend(["At most one of: ", names.join(", ").as_str(), "."]);
         }
         let mut schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
         describe(&mut schema, &description);

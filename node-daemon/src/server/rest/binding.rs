@@ -93,7 +93,8 @@ fn from_json(descriptor: MessageDescriptor, prefix: &str, body: &[u8]) -> Result
         let reason = e.to_string();
         // The path ends above a name that is not known; only the text has it.
         let unknown = reason.strip_prefix("unrecognized field name '").and_then(|r| r.split('\'').next());
-        let pieces: Vec<&str> = [prefix, path, unknown.unwrap_or_default()].into_iter().filter(|p| !p.is_empty()).collect();
+        let pieces: Vec<&str> =
+            [prefix, path, unknown.unwrap_or_default()].into_iter().filter(|p| !p.is_empty()).collect();
         match (pieces.is_empty(), unknown) {
             (true, _) => Problem::field("body", reason),
             (false, None) => Problem::field(&pieces.join("."), reason),
@@ -188,7 +189,13 @@ fn map_key(rest: &str) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
-fn insert(message: &mut DynamicMessage, field: &FieldDescriptor, key: &str, full: &str, text: &str) -> Result<(), Problem> {
+fn insert(
+    message: &mut DynamicMessage,
+    field: &FieldDescriptor,
+    key: &str,
+    full: &str,
+    text: &str,
+) -> Result<(), Problem> {
     let Kind::Message(entry) = field.kind() else { unreachable!("a map's entries are messages") };
     let part = |kind: &Kind, text: &str| scalar(kind, text).map_err(|reason| Problem::field(full, reason));
     let key = part(&entry.map_entry_key_field().kind(), key)?;

@@ -9,10 +9,10 @@ use super::routes::{Found, Route, Routes, Target};
 use http::Method;
 
 /// The request message that a REST request becomes, or the error's JSON.
-fn read<M: Message + Default>(verb: Method, uri: &str, body: &str) -> Result<M, serde_json::Value> {
+fn read<M: Message + Default>(verb: &Method, uri: &str, body: &str) -> Result<M, serde_json::Value> {
     let routes = Routes::read();
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-    let Found::Route(Route { target: Target::Method(method, rule), .. }, captures) = routes.find(&verb, path) else {
+    let Found::Route(Route { target: Target::Method(method, rule), .. }, captures) = routes.find(verb, path) else {
         panic!("{verb} {uri} leads nowhere");
     };
     assemble(method.input(), rule, &Parts { captures: &captures, query, body: body.as_bytes() })
@@ -20,7 +20,7 @@ fn read<M: Message + Default>(verb: Method, uri: &str, body: &str) -> Result<M, 
         .map_err(|problem| problem.json())
 }
 
-fn refused(verb: Method, uri: &str, body: &str) -> (String, String) {
+fn refused(verb: &Method, uri: &str, body: &str) -> (String, String) {
     let json = read::<()>(verb, uri, body).unwrap_err();
     let field = json["details"][0]["fieldViolations"][0]["field"].as_str().unwrap_or_default().to_owned();
     (field, json["message"].as_str().unwrap().to_owned())
@@ -29,31 +29,33 @@ fn refused(verb: Method, uri: &str, body: &str) -> (String, String) {
 #[test]
 fn a_query_fills_every_kind_of_field() {
     let uri = "/v1/vms?page_size=7&pageToken=a%2Bb+c&labels[app.kubernetes]=x%20y&labels.tier=web";
-    let request: v1::ListVmsRequest = read(Method::GET, uri, "").unwrap();
+    let request: v1::ListVmsRequest = read(&Method::GET, uri, "").unwrap();
     assert_eq!((request.page_size, request.page_token.as_str()), (7, "a+b c"));
     assert_eq!(request.labels["app.kubernetes"], "x y");
     assert_eq!(request.labels["tier"], "web");
-    let request: v1::WatchEventsRequest = read(Method::GET, "/v1/events:watch?kinds=vm.&kinds=task.", "").unwrap();
+    let request: v1::WatchEventsRequest = read(&Method::GET, "/v1/events:watch?kinds=vm.&kinds=task.", "").unwrap();
     assert_eq!(request.kinds, ["vm.", "task."]);
-    let request: v1::ListImagesRequest = read(Method::GET, "/v1/images?kind=IMAGE_KIND_ISO", "").unwrap();
+    let request: v1::ListImagesRequest = read(&Method::GET, "/v1/images?kind=IMAGE_KIND_ISO", "").unwrap();
     assert_eq!(request.kind(), v1::ImageKind::Iso);
-    let request: v1::DeleteVmRequest = read(Method::DELETE, "/v1/vms/demo?force=true&wait=1.5s", "").unwrap();
+    let request: v1::DeleteVmRequest = read(&Method::DELETE, "/v1/vms/demo?force=true&wait=1.5s", "").unwrap();
     assert!(request.force && request.vm == "demo");
     assert_eq!(request.wait, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
 }
 
 #[test]
 fn a_body_fills_all_or_one_field_and_the_path_wins() {
-    let body = r#"{"name":"demo","spec":{"memory":{"sizeBytes":"1073741824"},"disks":[{"newVolume":{"size_bytes":5}}]}}"#;
-    let request: v1::CreateVmRequest = read(Method::POST, "/v1/vms", body).unwrap();
+    let body =
+        r#"{"name":"demo","spec":{"memory":{"sizeBytes":"1073741824"},"disks":[{"newVolume":{"size_bytes":5}}]}}"#;
+    let request: v1::CreateVmRequest = read(&Method::POST, "/v1/vms", body).unwrap();
     assert_eq!(request.spec.unwrap().memory.unwrap().size_bytes, 1 << 30);
-    let request: v1::StartVmRequest = read(Method::POST, "/v1/vms/demo:start", r#"{"wait":"2s","vm":"other"}"#).unwrap();
+    let request: v1::StartVmRequest =
+        read(&Method::POST, "/v1/vms/demo:start", r#"{"wait":"2s","vm":"other"}"#).unwrap();
     assert_eq!(request.vm, "demo");
-    let request: v1::StartVmRequest = read(Method::POST, "/v1/vms/demo:start", " ").unwrap();
+    let request: v1::StartVmRequest = read(&Method::POST, "/v1/vms/demo:start", " ").unwrap();
     assert_eq!(request.vm, "demo");
     let body = r#"{"id":"other","description":"d"}"#;
     let uri = "/v1/vms/demo?updateMask=description,spec.cpus";
-    let request: v1::UpdateVmRequest = read(Method::PATCH, uri, body).unwrap();
+    let request: v1::UpdateVmRequest = read(&Method::PATCH, uri, body).unwrap();
     let vm = request.vm.unwrap();
     assert_eq!((vm.id.as_str(), vm.description.as_str()), ("demo", "d"));
     assert_eq!(request.update_mask.unwrap().paths, ["description", "spec.cpus"]);
@@ -84,16 +86,16 @@ fn what_is_not_known_is_refused_by_name() {
         (Method::PATCH, "/v1/vms/demo", r#"{"spec":{"cpus":{"cuont":1}}}"#, "vm.spec.cpus.cuont"),
     ];
     for (verb, uri, body, field) in table {
-        let (named, message) = refused(verb.clone(), uri, body);
+        let (named, message) = refused(verb, uri, body);
         assert!(named.starts_with(field), "{verb} {uri} {body}: {named:?}: {message}");
     }
     for body in ["{", "{} {}", "nul", "\u{0}"] {
-        let (_, message) = refused(Method::POST, "/v1/vms", body);
+        let (_, message) = refused(&Method::POST, "/v1/vms", body);
         assert!(message.starts_with("The body"), "{body}: {message}");
     }
-    let (_, message) = refused(Method::GET, "/v1/vms", "{}");
+    let (_, message) = refused(&Method::GET, "/v1/vms", "{}");
     assert!(message.contains("no body"), "{message}");
-    let (_, message) = refused(Method::POST, "/v1/vms", r#"{"spec":{"cpus":{"cuont":1}}}"#);
+    let (_, message) = refused(&Method::POST, "/v1/vms", r#"{"spec":{"cpus":{"cuont":1}}}"#);
     assert!(message.contains("cuont"), "{message}");
 }
 

@@ -87,7 +87,8 @@ impl IntoResponse for Problem {
 pub fn http_code(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
-        Code::Cancelled => StatusCode::from_u16(499).expect("499 is a valid code"),
+        // 499, which has no name.
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::NotFound => StatusCode::NOT_FOUND,
@@ -139,7 +140,8 @@ mod tests {
         assert_eq!(response.status(), 401);
         assert!(response.headers().contains_key(header::WWW_AUTHENTICATE));
         let details = ErrorDetails::with_retry_info(Some(std::time::Duration::from_secs(7)));
-        let response = Problem::from(Status::with_error_details(Code::ResourceExhausted, "slow down", details)).into_response();
+        let response =
+            Problem::from(Status::with_error_details(Code::ResourceExhausted, "slow down", details)).into_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[header::RETRY_AFTER], "7");
     }

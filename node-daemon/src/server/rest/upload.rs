@@ -23,7 +23,7 @@ use super::{Asker, Rest, binding, expect_type, json_body, method, to_json};
 /// Bytes of a message of the stream.
 const CHUNK: usize = 256 << 10;
 /// The next bytes must come within this time.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 
 /// Takes an upload.
 ///

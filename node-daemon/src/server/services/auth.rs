@@ -29,7 +29,8 @@ impl From<Refused> for Status {
             Refused::Failed(failure) => failure.into(),
             Refused::TooOften(wait) => {
                 let seconds = wait.as_secs() + 1;
-                let text = format!("Too many failed logins for this name or from this address: try again in {seconds} s");
+                let text =
+                    format!("Too many failed logins for this name or from this address: try again in {seconds} s");
                 let details = ErrorDetails::with_retry_info(Some(std::time::Duration::from_secs(seconds)));
                 Status::with_error_details(Code::ResourceExhausted, text, details)
             }
