@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
@@ -23,6 +24,9 @@ use crate::tasks::Tasks;
 /// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
 /// as after a crash.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the end waits for the database to be closed; an open one is no harm.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +156,9 @@ impl Daemon {
     /// Ends: no new calls, running tasks get a moment, VMs go on.
     pub async fn stop(self) {
         self.shutdown.cancel();
-        self.server.drained().await;
+        if timeout(PATIENCE, self.server.drained()).await.is_err() {
+            tracing::info!("Some calls are still open; they are cut off");
+        }
         let left = self.rooms.tasks.settle(PATIENCE).await;
         if left > 0 {
             tracing::warn!("{left} tasks still run; the next start cleans up what they leave");
@@ -161,6 +167,11 @@ impl Daemon {
         // vm
         // network
         // storage
+        let store = self.rooms.store.clone();
+        drop(self.rooms);
+        if timeout(LAST_PATIENCE, store.close()).await.is_err() {
+            tracing::info!("The inventory is still in use; its journal is read at the next start");
+        }
     }
 }
 

@@ -33,6 +33,7 @@ pub use user::{Token, TokenKind, User};
 // storage: pool, volume, image
 // network: network
 // vm: vm
+pub mod vm;
 
 #[cfg(test)]
 mod tests;

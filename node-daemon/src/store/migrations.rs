@@ -30,7 +30,7 @@ const MIGRATIONS: &[Migration] = migrations![
 
 /// A document's table: every resource kind has one of this shape, so its SQL is written once, in `record.rs`.
 /// `-- documents: NAME` in a migration stands for it.
-fn documents(table: &str) -> String {
+pub(super) fn documents(table: &str) -> String {
     format!(
         "CREATE TABLE {table} (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, \
          body TEXT NOT NULL, create_time INTEGER NOT NULL, update_time INTEGER NOT NULL) STRICT;"

@@ -24,7 +24,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::model::{Event, Failure, NewEvent};
 
@@ -51,6 +51,8 @@ struct Shared {
     events: broadcast::Sender<Arc<Event>>,
     epoch: Arc<str>,
     kept_aside: Option<KeptAside>,
+    /// Its sender is the thread's: it closes when the database is closed.
+    ended: watch::Receiver<()>,
 }
 
 impl Store {
@@ -62,26 +64,30 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (told, hear) = mpsc::channel();
+        let (alive, ended) = watch::channel(());
         let file: PathBuf = path.to_owned();
         thread::Builder::new()
             .name("store".into())
-            .spawn(move || match open::open(&file) {
-                Ok(opened) => {
-                    let mut connection = opened.connection;
-                    // A closed channel means that nobody waits for the store any more; the loop below ends too.
-                    drop(told.send(Ok((opened.epoch, opened.kept_aside))));
-                    for job in inbox {
-                        job(&mut connection);
+            .spawn(move || {
+                match open::open(&file) {
+                    Ok(opened) => {
+                        let mut connection = opened.connection;
+                        // A closed channel means that nobody waits for the store any more; the loop below ends too.
+                        drop(told.send(Ok((opened.epoch, opened.kept_aside))));
+                        for job in inbox {
+                            job(&mut connection);
+                        }
                     }
+                    Err(error) => drop(told.send(Err(error))),
                 }
-                Err(error) => drop(told.send(Err(error))),
+                drop(alive);
             })
             .map_err(|error| Failure::internal("Cannot start the inventory's thread", error))?;
         let heard =
             hear.recv().map_err(|error| Failure::internal("The inventory's thread ended at its start", error))?;
         let (epoch, kept_aside) = heard?;
         let events = broadcast::Sender::new(EVENT_BACKLOG);
-        let store = Self { shared: Arc::new(Shared { jobs, events, epoch: epoch.into(), kept_aside }) };
+        let store = Self { shared: Arc::new(Shared { jobs, events, epoch: epoch.into(), kept_aside, ended }) };
         store.report_kept_aside()?;
         Ok(store)
     }
@@ -108,6 +114,14 @@ impl Store {
     /// Which inventory this is: a name made when the database was begun.
     pub fn epoch(&self) -> &str {
         &self.shared.epoch
+    }
+
+    /// Gives up this handle and waits until the database is closed, which is when the last handle is gone.
+    pub async fn close(self) {
+        let mut ended = self.shared.ended.clone();
+        drop(self);
+        // Nothing is ever sent: an error is the end.
+        while ended.changed().await.is_ok() {}
     }
 
     /// New events from now on, as they are committed.

@@ -1,8 +1,8 @@
 //! Runs long operations: progress, waiting, watching, cancelling, and what is left of them after a crash. Any task of the
 //! async runtime. Must not know what the work is.
 //!
-//! A task is recorded in the transaction that writes the desired state, then handed to `run`. State changes are stored;
-//! step and progress live in memory only, and are sent on at a limited rate.
+//! A task is recorded in the transaction that writes the desired state, then handed to `run`, and its end is stored. What
+//! lies between lives in memory only: after a crash it does not matter, and each store costs a flush of the disk.
 
 #![forbid(unsafe_code)]
 
@@ -94,7 +94,6 @@ impl Tasks {
                 task.state = TaskState::Running;
                 task.start_time = Some(Time::now());
             });
-            tasks.store_state(&live).await;
             let context = TaskContext::new(live.task.clone(), live.cancel.clone());
             // Built inside, so that a panic of the constructor is caught too.
             let result = AssertUnwindSafe(async move { work(context).await })
@@ -189,14 +188,6 @@ impl Tasks {
 
     fn find(&self, id: &Id) -> Option<Live> {
         self.live().get(id).cloned()
-    }
-
-    /// Stores that a task runs. Its work need not wait for better times when that fails: the end will be stored.
-    async fn store_state(&self, live: &Live) {
-        let task = live.task.borrow().clone();
-        if let Err(failure) = self.shared.store.write(move |tx| tx.set_task(&task)).await {
-            tracing::warn!("Cannot store that a task runs: {}", failure.chain());
-        }
     }
 
     async fn finish(&self, id: &Id, live: &Live, result: Result<(), Failure>) {

@@ -9,6 +9,7 @@ pub mod task;
 // storage: volume, pool, image
 // network
 // vm
+pub mod vm;
 // host
 
 pub use convert::{answer, duration, reference, timestamp};

@@ -1,0 +1,4 @@
+//! `VmService`.
+
+pub mod check;
+mod check_devices;
