@@ -15,6 +15,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -58,16 +59,16 @@ impl AuthCounters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The counters by name.
-    pub fn read(&self) -> [(&'static str, u64); 5] {
+    /// The counters: name, what it counts, value.
+    pub fn read(&self) -> [(&'static str, &'static str, u64); 5] {
         [
-            ("logins", &self.logins),
-            ("failed_logins", &self.failed_logins),
-            ("limited_logins", &self.limited_logins),
-            ("unauthenticated_calls", &self.unauthenticated),
-            ("denied_calls", &self.denied),
+            ("logins", "Logins and setups that were let in", &self.logins),
+            ("failed_logins", "Wrong names, passwords and setup tokens", &self.failed_logins),
+            ("limited_logins", "Logins refused without a look at the password", &self.limited_logins),
+            ("unauthenticated_calls", "Calls without a token that works", &self.unauthenticated),
+            ("denied_calls", "Calls whose role was too small", &self.denied),
         ]
-        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .map(|(name, help, counter)| (name, help, counter.load(Ordering::Relaxed)))
     }
 }
 
@@ -75,6 +76,13 @@ impl AuthCounters {
 #[derive(Clone)]
 pub struct Auth {
     shared: Arc<Shared>,
+}
+
+/// Says nothing of users or tokens.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").finish_non_exhaustive()
+    }
 }
 
 struct Shared {

@@ -6,6 +6,7 @@
 
 mod listen;
 mod local;
+mod metrics;
 mod openapi;
 pub mod rest;
 pub mod services;
@@ -14,27 +15,27 @@ mod status;
 mod tests;
 pub mod tls;
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::auth::Auth;
 use crate::daemon::Rooms;
+use crate::host::Host;
 use listen::{Connections, Service};
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::auth_service_server::AuthServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
+use quantix_api::v1::host_service_server::HostServiceServer;
+use quantix_api::v1::network_service_server::NetworkServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
-use rest::{Methods, MetricsText, Rest};
+use rest::{Methods, Rest};
 use tls::{Certificate, TlsError, TlsFiles};
 
 /// Why the node does not serve.
@@ -85,13 +86,14 @@ pub async fn routes(rooms: &Rooms) -> Result<Routes, ServerError> {
         .add_service(TaskServiceServer::new(services::task::TaskRpc::new(rooms)))
         .add_service(EventServiceServer::new(services::event::EventRpc::new(rooms)))
         .add_service(AuditServiceServer::new(services::audit::AuditRpc::new(rooms)))
+        .add_service(HostServiceServer::new(services::host::HostRpc::new(rooms)))
         // Keep the comment lines: they keep merges apart.
         // auth
         .add_service(AuthServiceServer::new(services::auth::AuthRpc::new(rooms)))
         // storage
         // network
+        .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
-        // host
         ;
     Ok(routes.routes())
 }
@@ -124,6 +126,7 @@ impl Server {
         let certificate = Certificate::load(certificate_files(settings)?)?;
         let tls = TlsAcceptor::from(Arc::new(certificate.server_config()?));
         tracing::info!("The certificate's SHA-256 is {}", certificate.fingerprint());
+        rooms.host.set_certificate(certificate.fingerprint());
         // All listeners first: when one cannot be had, nobody was served yet.
         let (grpc, rest) = (bind(settings.listen.grpc).await?, bind(settings.listen.rest).await?);
         let local = local::bind(&settings.socket())?;
@@ -136,7 +139,7 @@ impl Server {
 
         let connections = Arc::new(Connections::default());
         let router = router(rooms).await?;
-        let metrics = metrics(rooms, &connections);
+        let metrics = metrics::text(rooms, &connections);
         let api = Arc::new(Rest::new(Methods::new(router.clone()), metrics, shutdown.clone()));
         let api = axum::Router::new().fallback(move |request| Arc::clone(&api).answer(request));
         let service =
@@ -147,7 +150,7 @@ impl Server {
         listeners.spawn(service("REST", api).tcp(rest, tls));
         listeners.spawn(service("local socket", router).unix(local));
         let hup = signal(SignalKind::hangup()).map_err(ServerError::Signal)?;
-        listeners.spawn(reload(hup, certificate.clone(), shutdown));
+        listeners.spawn(reload(hup, (certificate.clone(), rooms.host.clone()), shutdown));
         Ok(Self { grpc: grpc_at, rest: rest_at, addresses, certificate, listeners })
     }
 
@@ -210,41 +213,18 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
 }
 
 /// Reads the certificate anew at each SIGHUP.
-async fn reload(mut hup: tokio::signal::unix::Signal, certificate: Arc<Certificate>, shutdown: CancellationToken) {
+async fn reload(mut hup: Signal, (certificate, host): (Arc<Certificate>, Host), shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = hup.recv() => {}
         }
         match certificate.reload() {
-            Ok(()) => tracing::info!("SIGHUP: the certificate's SHA-256 is {}", certificate.fingerprint()),
+            Ok(()) => {
+                host.set_certificate(certificate.fingerprint());
+                tracing::info!("SIGHUP: the certificate's SHA-256 is {}", certificate.fingerprint());
+            }
             Err(error) => tracing::error!("SIGHUP: the certificate stays as it was: {error}"),
         }
     }
-}
-
-/// What the front door counts, for Prometheus.
-fn metrics(rooms: &Rooms, connections: &Arc<Connections>) -> MetricsText {
-    let (auth, connections): (Auth, _) = (rooms.auth.clone(), Arc::clone(connections));
-    Arc::new(move || {
-        let mut text = String::new();
-        let mut counter = |name: &str, help: &str, value: u64| {
-            // Writing to a String does not fail.
-            let _ = write!(
-                text,
-                "# TYPE quantix_api_{name} counter\n# HELP quantix_api_{name} {help}\nquantix_api_{name}_total {value}\n"
-            );
-        };
-        for (name, value) in auth.counters().read() {
-            counter(name, "Since the daemon's start.", value);
-        }
-        counter("refused_connections", "Too many at once.", connections.refused.load(Ordering::Relaxed));
-        counter("failed_handshakes", "No TLS was agreed.", connections.failed_handshakes.load(Ordering::Relaxed));
-        let _ = write!(
-            text,
-            "# TYPE quantix_api_connections gauge\n# HELP quantix_api_connections Open now.\nquantix_api_connections {}\n",
-            connections.open()
-        );
-        text
-    })
 }

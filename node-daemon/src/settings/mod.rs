@@ -68,6 +68,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     // storage
     // network
+    /// Networks that NICs are plugged into.
+    pub network: NetworkSettings,
     // vm
     // telemetry
 }
@@ -92,6 +94,20 @@ pub struct TlsSettings {
     pub key: Option<PathBuf>,
 }
 
+/// Networks that NICs are plugged into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Whether the first start makes a NAT network `default`.
+    pub default_network: bool,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { default_network: true }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -105,6 +121,7 @@ impl Default for Settings {
             tls: TlsSettings::default(),
             // storage
             // network
+            network: NetworkSettings::default(),
             // vm
             // telemetry
         }

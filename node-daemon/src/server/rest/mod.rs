@@ -34,6 +34,7 @@ use routes::{BodyRule, Found, Routes, Target};
 use template::Captures;
 
 use crate::auth::Peer;
+use crate::model::Failure;
 
 /// A JSON body may be so long; uploads are streamed and have no bound here.
 const BODY_LIMIT: usize = 4 << 20;
@@ -43,7 +44,7 @@ const BODY_TIME: Duration = Duration::from_mins(1);
 const WEBSOCKETS: usize = 256;
 
 /// Writes the Prometheus text.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+pub type MetricsText = Arc<dyn Fn() -> Result<String, Failure> + Send + Sync>;
 
 /// What the REST handler needs.
 pub struct Rest {
@@ -111,7 +112,7 @@ impl Rest {
                 // Who may read them is decided where every role is. Whoever is logged in is at least a viewer.
                 let who = method("quantix.node.v1.AuthService", "WhoAmI")?;
                 self.methods.unary(&who, &asker, Bytes::new()).await?;
-                let body = (self.metrics)();
+                let body = (self.metrics)().map_err(Status::from)?;
                 Ok(text("application/openmetrics-text; version=1.0.0; charset=utf-8", body.into()))
             }
             Target::Front => Ok(text("text/plain; charset=utf-8", self.front.clone().into())),

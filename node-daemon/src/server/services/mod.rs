@@ -4,10 +4,12 @@ pub mod audit;
 pub mod auth;
 mod convert;
 pub mod event;
+pub mod host;
 pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // storage: volume, pool, image
 // network
+pub mod network;
 // vm
 pub mod vm;
 // host
