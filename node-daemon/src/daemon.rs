@@ -20,6 +20,7 @@ use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
+use crate::storage::{NoUsers, Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
@@ -93,6 +94,8 @@ pub struct Rooms {
     /// Who may do what.
     pub auth: Auth,
     // storage
+    /// Pools, volumes and images.
+    pub storage: Storage,
     // network
     /// Bridges, taps and filters.
     pub networks: Networks,
@@ -147,6 +150,16 @@ impl Daemon {
         // auth
         let auth = Auth::start(store.clone()).await?;
         // storage
+        let storage = Storage::start(StorageParts {
+            store: store.clone(),
+            events: events.clone(),
+            state_dir: settings.state_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            // vm: who has volumes and images.
+            users: Arc::new(NoUsers),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
         // network
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
@@ -161,6 +174,7 @@ impl Daemon {
             // auth
             auth,
             // storage
+            storage,
             // network
             networks,
             // vm

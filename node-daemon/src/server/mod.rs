@@ -33,8 +33,11 @@ use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::auth_service_server::AuthServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
 use quantix_api::v1::host_service_server::HostServiceServer;
+use quantix_api::v1::image_service_server::ImageServiceServer;
 use quantix_api::v1::network_service_server::NetworkServiceServer;
+use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
+use quantix_api::v1::volume_service_server::VolumeServiceServer;
 use rest::{Methods, Rest};
 use tls::{Certificate, TlsError, TlsFiles};
 
@@ -91,6 +94,9 @@ pub async fn routes(rooms: &Rooms) -> Result<Routes, ServerError> {
         // auth
         .add_service(AuthServiceServer::new(services::auth::AuthRpc::new(rooms)))
         // storage
+        .add_service(ImageServiceServer::new(services::image::ImageRpc::new(rooms)))
+        .add_service(PoolServiceServer::new(services::pool::PoolRpc::new(rooms)))
+        .add_service(VolumeServiceServer::new(services::volume::VolumeRpc::new(rooms)))
         // network
         .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm

@@ -8,6 +8,10 @@ pub mod host;
 pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // storage: volume, pool, image
+pub mod begin;
+pub mod image;
+pub mod pool;
+pub mod volume;
 // network
 pub mod network;
 // vm
