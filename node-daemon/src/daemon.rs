@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::model::{Failure, NewEvent};
+use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -84,6 +85,8 @@ pub struct Rooms {
     // auth
     // storage
     // network
+    /// Bridges, taps and filters.
+    pub networks: Networks,
     // vm
     // telemetry
 }
@@ -120,6 +123,8 @@ impl Daemon {
         // auth
         // storage
         // network
+        let networks =
+            Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
         // telemetry
         let rooms = Rooms {
@@ -130,6 +135,7 @@ impl Daemon {
             // auth
             // storage
             // network
+            networks,
             // vm
             // telemetry
         };

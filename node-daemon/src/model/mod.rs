@@ -30,6 +30,11 @@ pub use time::Time;
 // auth: user, token
 // storage: pool, volume, image
 // network: network
+mod network;
+pub use network::{
+    DEFAULT_DOMAIN, Direction, FirewallRule, Mac, Nat, NatRequest, Network, NetworkKind, Ports, Protocol, Range,
+    Remote, RuleAction, Subnet, Uplink, check_domain, check_servers, free_subnet,
+};
 // vm: vm
 pub mod vm;
 

@@ -16,6 +16,7 @@ use tonic::service::Routes;
 use crate::daemon::Rooms;
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
+use quantix_api::v1::network_service_server::NetworkServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
 
 /// Why the node does not serve.
@@ -43,6 +44,7 @@ pub fn routes(rooms: &Rooms) -> Routes {
         // auth
         // storage
         // network
+        .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
         // host
         ;

@@ -66,6 +66,8 @@ pub struct Settings {
     // server
     // storage
     // network
+    /// Networks that NICs are plugged into.
+    pub network: NetworkSettings,
     // vm
     // telemetry
 }
@@ -80,6 +82,20 @@ pub struct ListenSettings {
     pub rest: SocketAddr,
 }
 
+/// Networks that NICs are plugged into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Whether the first start makes a NAT network `default`.
+    pub default_network: bool,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { default_network: true }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -92,6 +108,7 @@ impl Default for Settings {
             // server
             // storage
             // network
+            network: NetworkSettings::default(),
             // vm
             // telemetry
         }

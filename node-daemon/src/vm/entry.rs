@@ -214,7 +214,9 @@ impl Entry {
         let view = self.view();
         match lifecycle::request(view.status.state, event) {
             Ok(_) => Ok(()),
-            Err(refusal) => Err(Failure::precondition(format!("VM {}: {refusal}", view.record().name)).caused_by(refusal)),
+            Err(refusal) => {
+                Err(Failure::precondition(format!("VM {}: {refusal}", view.record().name)).caused_by(refusal))
+            }
         }
     }
 

@@ -11,8 +11,6 @@ pub const KERNEL_FD: &str = "kernel";
 pub const INITRD_FD: &str = "initrd";
 /// Name of the serial port's socket.
 pub const SERIAL_FD: &str = "serial";
-/// Name of the vsock's listener.
-pub const VSOCK_FD: &str = "vsock";
 /// Name of the seed for cloud-init; also the disk's id.
 pub const SEED: &str = "cidata";
 
@@ -54,14 +52,15 @@ pub fn machine_config(record: &VmRecord, opened: &Opened<'_>) -> String {
     };
     let memory = &spec.memory;
     set("memory", json!({"size_bytes": memory.size_bytes, "hugepages": huge_pages, "prefault": memory.prefault}));
-    let mut disks: Vec<Value> = spec.disks.iter().zip(opened.disks).map(|(disk, open)| self::disk(disk, open)).collect();
+    let mut disks: Vec<Value> =
+        spec.disks.iter().zip(opened.disks).map(|(disk, open)| self::disk(disk, open)).collect();
     if opened.seed {
         disks.push(json!({"path": format!("fd:{SEED}"), "id": SEED, "readonly": true, "format": "raw"}));
     }
     set("disks", disks.into());
     set("nets", spec.nics.iter().enumerate().map(|(index, nic)| self::nic(index, nic)).collect());
     if let Some(cid) = record.cid() {
-        set("vsock", json!({"cid": cid, "socket": format!("fd:{VSOCK_FD}")}));
+        set("vsock", json!({"cid": cid, "socket": format!("fd:{}", super::vsock::LISTENER_FD)}));
     }
     set("rng", json!(spec.rng));
     if spec.balloon {

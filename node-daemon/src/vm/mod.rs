@@ -9,7 +9,8 @@
 //! | `machine_config.rs` | spec → the VMM's configuration; pure |
 //! | `resources.rs` | what a start needs of other rooms |
 //! | `capacity.rs`, `exits.rs` | what the node has; why a run ended |
-//! | `launch/`, `cgroup/` | processes in jails |
+//! | `launch/`, `cgroup/`, `isolation/` | processes in jails, and what the kernel says of them |
+//! | `vsock.rs` | who connects for a guest |
 //!
 //! Specs and wishes are in the store. How VMs stand is in memory, and is found again in the kernel and the run directory:
 //! reading it costs no disk, and no tiny observation is a write.
@@ -18,15 +19,18 @@ mod capacity;
 pub mod cgroup;
 mod entry;
 pub mod exits;
+pub mod isolation;
 pub mod launch;
 mod machine_config;
 pub mod resources;
 mod start;
 mod supervisor;
+pub mod vsock;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -43,12 +47,15 @@ use crate::reconcile::autostart::waves;
 use crate::reconcile::lifecycle::{Event, State};
 use crate::reconcile::startup::{self, Found, Step, Wanted};
 use crate::store::{ReadTx, Record, Store, Stored};
+use isolation::IsolationWatch;
 use launch::Launcher;
 use resources::Resources;
 use supervisor::{Begin, INBOX, Supervisor};
 
 /// Events that wait to be recorded.
 const TOLD: usize = 4096;
+/// How often the isolation of each VM is measured.
+const ISOLATION_INTERVAL: Duration = Duration::from_secs(60);
 /// Where the store keeps which boot of the machine it last saw.
 const BOOT_ID: &str = "vm.boot_id";
 
@@ -96,6 +103,7 @@ pub(crate) struct Shared {
     index: RwLock<Index>,
     promised: Mutex<HashMap<Id, Demand>>,
     told: mpsc::Sender<NewEvent>,
+    isolation: IsolationWatch,
 }
 
 /// All VMs.
@@ -126,11 +134,12 @@ impl Vms {
     pub async fn start(parts: VmParts) -> Result<Self, Failure> {
         let VmParts { store, events, launcher, resources, log_dir, shutdown } = parts;
         let (told, hear) = mpsc::channel(TOLD);
+        let isolation = IsolationWatch::start(events.clone(), ISOLATION_INTERVAL, shutdown.clone());
         tokio::spawn(record_events(events, hear));
         let records = store.read(|tx| tx.all::<VmRecord>()).await?;
         let node_booted = note_boot(&store).await?;
         let (index, promised) = (RwLock::default(), Mutex::default());
-        let shared = Shared { store, launcher, resources, log_dir, shutdown, index, promised, told };
+        let shared = Shared { store, launcher, resources, log_dir, shutdown, index, promised, told, isolation };
         let vms = Self { shared: Arc::new(shared) };
         vms.resume(records, node_booted).await;
         Ok(vms)
@@ -310,6 +319,11 @@ impl Vms {
     /// What a start needs of other rooms.
     pub fn resources(&self) -> &Arc<dyn Resources> {
         &self.shared.resources
+    }
+
+    /// Measures the isolation of a VM that runs.
+    pub fn isolation(&self) -> &IsolationWatch {
+        &self.shared.isolation
     }
 
     /// The inventory.

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use crate::model::vm::{DiskSpec, Mac, NicSpec, VmRecord};
-use crate::model::{Failure, Id};
+use crate::model::vm::{DiskSpec, NicSpec, VmRecord};
+use crate::model::{Failure, Id, Mac};
 
 /// A disk, open.
 #[derive(Debug)]

@@ -20,9 +20,10 @@ use super::Shared;
 use super::cgroup::CgroupLimits;
 use super::entry::Entry;
 use super::exits;
-use super::launch::{Exit, LaunchPlan, Launched, exit_of};
-use super::machine_config::{INITRD_FD, KERNEL_FD, Opened, SEED, SERIAL_FD, VSOCK_FD, machine_config, queue_fd};
+use super::launch::{Exit, FileIdentity, Grant, LaunchPlan, Launched, exit_of};
+use super::machine_config::{INITRD_FD, KERNEL_FD, Opened, SEED, SERIAL_FD, machine_config, queue_fd};
 use super::resources::{OpenBoot, OpenDisk, OpenNic};
+use super::vsock;
 use crate::console::{Begin, tail};
 use crate::model::vm::VmRecord;
 use crate::model::{Failure, FailureKind};
@@ -60,6 +61,12 @@ pub(super) struct Up {
     pub taps: Vec<String>,
     /// What it was started with.
     pub started_with: Arc<VmRecord>,
+    /// Serves its vsock.
+    pub broker: Option<OwnedFd>,
+    /// What it says of its Landlock rules.
+    pub landlock: Option<bool>,
+    /// What it was given after its launch.
+    pub granted: Vec<Grant>,
 }
 
 /// Where a VM's own files are.
@@ -79,8 +86,13 @@ impl Files {
     }
 
     /// The vsock's listener.
-    pub(super) fn vsock(&self) -> PathBuf {
-        self.directory.join("vsock.sock")
+    fn vsock(&self) -> PathBuf {
+        self.directory.join(vsock::SOCKET)
+    }
+
+    /// The VM's run directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Which part of the console's log belongs to this run.
@@ -152,7 +164,7 @@ pub(super) async fn start(
         launched = prepare(&shared, &entry, &record, &timeline) => launched?,
         () = cancel.cancelled() => return Err(cancelled()),
     };
-    let (launched, taps) = launched;
+    let Prepared { launched, taps, broker } = launched;
     let up = {
         let _span = timeline.span("connect");
         tokio::select! {
@@ -162,7 +174,10 @@ pub(super) async fn start(
         }
     };
     match up {
-        Ok((client, events, paused)) => Ok(Up { launched, client, events, paused, taps, started_with: record }),
+        Ok(Reached { client, events, paused, landlock }) => {
+            let granted = Vec::new();
+            Ok(Up { launched, client, events, paused, taps, started_with: record, broker, landlock, granted })
+        }
         Err(failure) => {
             kill(&launched).await;
             Err(failure)
@@ -193,13 +208,20 @@ async fn kill(launched: &Launched) {
     }
 }
 
+/// A process that is on its way.
+struct Prepared {
+    launched: Launched,
+    taps: Vec<String>,
+    broker: Option<OwnedFd>,
+}
+
 /// Everything up to a process.
 async fn prepare(
     shared: &Arc<Shared>,
     entry: &Entry,
     record: &Arc<VmRecord>,
     timeline: &Timeline,
-) -> Result<(Launched, Vec<String>), Failure> {
+) -> Result<Prepared, Failure> {
     {
         let _span = timeline.span("admit");
         shared.admit(&entry.id, &record.spec)?;
@@ -231,10 +253,12 @@ async fn prepare(
         })
         .await?;
     // The memory file system of the run directory takes this in microseconds; without it only `restart_needed` is less exact.
-    if let Err(error) = serde_json::to_vec(&**record).map_err(io::Error::other).and_then(|bytes| fs::write(files.started_with(), bytes)) {
+    if let Err(error) =
+        serde_json::to_vec(&**record).map_err(io::Error::other).and_then(|bytes| fs::write(files.started_with(), bytes))
+    {
         tracing::warn!("{} cannot be written: {error}", files.started_with().display());
     }
-    Ok((launched, taps))
+    Ok(Prepared { launched, taps, broker: plan.broker })
 }
 
 async fn gather(shared: &Shared, record: &VmRecord, timeline: &Timeline) -> Result<Gathered, Failure> {
@@ -273,12 +297,12 @@ struct Planned {
     fds: Vec<(String, OwnedFd)>,
     taps: Vec<String>,
     log: OwnedFd,
+    broker: Option<OwnedFd>,
 }
 
 fn plan(record: &VmRecord, gathered: Gathered, files: &Files) -> Result<Planned, Failure> {
     let Gathered { boot, disks, nics, seed } = gathered;
-    let opened =
-        Opened { initrd: boot.initrd.is_some(), cmdline: &boot.cmdline, disks: &disks, seed: seed.is_some() };
+    let opened = Opened { initrd: boot.initrd.is_some(), cmdline: &boot.cmdline, disks: &disks, seed: seed.is_some() };
     let config = machine_config(record, &opened);
     let mut fds = vec![(KERNEL_FD.to_owned(), boot.kernel)];
     fds.extend(boot.initrd.map(|initrd| (INITRD_FD.to_owned(), initrd)));
@@ -289,22 +313,14 @@ fn plan(record: &VmRecord, gathered: Gathered, files: &Files) -> Result<Planned,
         taps.push(nic.tap);
         fds.extend(nic.fds.into_iter().enumerate().map(|(queue, fd)| (queue_fd(index, queue), fd)));
     }
+    let mut broker = None;
     if record.cid().is_some() {
-        fds.push((VSOCK_FD.to_owned(), vsock(&files.vsock())?));
+        let vsock = vsock::prepare(&files.directory)
+            .map_err(|error| Failure::internal(format!("Cannot listen at {}", files.vsock().display()), error))?;
+        fds.extend(vsock.fds);
+        broker = Some(vsock.broker);
     }
-    Ok(Planned { config, fds, taps, log: vmm_log(&files.vmm_log())? })
-}
-
-/// The listener through which programs of the host reach the guest.
-fn vsock(path: &Path) -> Result<OwnedFd, Failure> {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(Failure::internal(format!("Cannot replace {}", path.display()), error));
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path);
-    let listener = listener.map_err(|error| Failure::internal(format!("Cannot listen at {}", path.display()), error))?;
-    Ok(listener.into())
+    Ok(Planned { config, fds, taps, log: vmm_log(&files.vmm_log())?, broker })
 }
 
 fn vmm_log(path: &Path) -> Result<OwnedFd, Failure> {
@@ -329,7 +345,13 @@ fn limits(record: &VmRecord) -> CgroupLimits {
     }
 }
 
-type Reached = (VmmClient, EventStream, bool);
+/// A VMM that answers.
+struct Reached {
+    client: VmmClient,
+    events: EventStream,
+    paused: bool,
+    landlock: Option<bool>,
+}
 
 /// Waits until the guest runs, and sets the limits that the configuration cannot say.
 async fn come_up(launched: &Launched, record: &VmRecord) -> Result<Reached, Failure> {
@@ -340,7 +362,7 @@ async fn come_up(launched: &Launched, record: &VmRecord) -> Result<Reached, Fail
     for nic in &spec.nics {
         let limit = nic.limit;
         if limit.operations.is_some() || limit.bytes.is_some() {
-            let limited = reached.0.set_rate_limit(nic.id.as_str(), limit.operations, limit.bytes).await;
+            let limited = reached.client.set_rate_limit(nic.id.as_str(), limit.operations, limit.bytes).await;
             limited.map_err(|error| {
                 let reason = Failure::from(error).message().to_owned();
                 Failure::precondition(format!("NIC {} cannot be limited: {reason}", nic.id))
@@ -355,9 +377,10 @@ async fn reach(launched: &Launched, patience: Duration) -> Result<Reached, Failu
         .map_err(|error| Failure::unavailable("The VMM cannot be reached").caused_by(error))?;
     let events = client.events(patience).await?;
     let info = client.info(patience).await?;
+    let landlock = info.sandbox.as_ref().map(|sandbox| sandbox.landlock);
     match info.phase() {
-        Phase::Running => Ok((client, events, false)),
-        Phase::Paused => Ok((client, events, true)),
+        Phase::Running => Ok(Reached { client, events, paused: false, landlock }),
+        Phase::Paused => Ok(Reached { client, events, paused: true, landlock }),
         Phase::Unspecified | Phase::Creating | Phase::Stopped => Err(Failure::unavailable("The VMM is at its end")),
     }
 }
@@ -373,7 +396,7 @@ pub(super) async fn adopt(
 ) -> Result<Up, Failure> {
     let files = Files::new(&shared, &entry);
     let started_with = started_with(&files).unwrap_or_else(|| record.clone());
-    let (client, events, paused) = loop {
+    let Reached { client, events, paused, landlock } = loop {
         let again = tokio::select! {
             reached = reach(&launched, COME_UP) => match reached {
                 Ok(reached) => break reached,
@@ -389,10 +412,18 @@ pub(super) async fn adopt(
         entry.set_status(|status| "Its VMM is there and does not answer".clone_into(&mut status.reason));
         tokio::time::sleep(ASK_AGAIN).await;
     };
-    let attached = attach_console(&entry, &client).await;
-    if let Err(failure) = attached {
-        tracing::warn!(vm = %entry.id, "The console of a running VM is not seen: {}", failure.chain());
+    let mut granted = Vec::new();
+    match attach_console(&entry, &client).await {
+        Ok(grant) => granted.extend(grant),
+        Err(failure) => tracing::warn!(vm = %entry.id, "The console of a running VM is not seen: {}", failure.chain()),
     }
+    let broker = match started_with.cid() {
+        Some(_) => take_broker(&client).await.unwrap_or_else(|failure| {
+            tracing::warn!(vm = %entry.id, "A running guest can start no connections: {}", failure.chain());
+            None
+        }),
+        None => None,
+    };
     let mut taps = Vec::new();
     for nic in &started_with.spec.nics {
         match shared.resources.replug(&started_with, nic).await {
@@ -403,7 +434,7 @@ pub(super) async fn adopt(
             }
         }
     }
-    Ok(Up { launched, client, events, paused, taps, started_with })
+    Ok(Up { launched, client, events, paused, taps, started_with, broker, landlock, granted })
 }
 
 fn gone(exit: io::Result<Exit>) -> Failure {
@@ -419,13 +450,28 @@ fn started_with(files: &Files) -> Option<Arc<VmRecord>> {
         .map(Arc::new)
 }
 
-async fn attach_console(entry: &Entry, client: &VmmClient) -> Result<(), Failure> {
+/// The end of the vsock's socket that the VMM keeps for us; it keeps a copy for the next daemon.
+async fn take_broker(client: &VmmClient) -> Result<Option<OwnedFd>, Failure> {
+    let broker = client.take_fd(vsock::BROKER_FD).await?;
+    client.add_fd(vsock::BROKER_FD, &broker).await?;
+    Ok(Some(broker))
+}
+
+/// Returns what the VMM has now besides what it had.
+async fn attach_console(entry: &Entry, client: &VmmClient) -> Result<Option<Grant>, Failure> {
     let pair = std::os::unix::net::UnixStream::pair();
     let (ours, theirs) = pair.map_err(|error| Failure::internal("Cannot make the console's socket", error))?;
     let console = ours.set_nonblocking(true).and_then(|()| UnixStream::from_std(ours));
     let console = console.map_err(|error| Failure::internal("Cannot use the console's socket", error))?;
-    let attached = client.attach_console(theirs.into()).await?;
+    let theirs = OwnedFd::from(theirs);
+    let grant = FileIdentity::of(&theirs).ok().map(|identity| Grant {
+        number: -1,
+        name: SERIAL_FD.to_owned(),
+        target: format!("socket:[{}]", identity.inode),
+        identity: Some(identity),
+    });
+    let attached = client.attach_console(theirs).await?;
     let begin = Begin::Again { replay_bytes: attached.replay_bytes, lost_bytes: attached.lost_bytes };
     entry.console.attach(console, begin);
-    Ok(())
+    Ok(grant)
 }

@@ -5,6 +5,8 @@
 mod acts;
 mod ends;
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::entry::{Entry, LastBoot, Live, Request};
 use super::exits::Heard;
+use super::isolation::Expected;
 use super::launch::{Exit, Launched};
-use super::start::{self, Up};
+use super::start::{self, Files, Up};
+use super::vsock;
 use crate::model::{Failure, NewEvent};
 use crate::reconcile::lifecycle::{self, Event, State};
 use crate::reconcile::restart::Attempts;
@@ -295,7 +299,7 @@ impl Supervisor {
     /// The guest runs: takes the VMM over.
     async fn up(&mut self, up: Up) {
         let Some(run) = &mut self.run else { return };
-        let Up { launched, client, events, paused, taps, started_with } = up;
+        let Up { launched, client, events, paused, taps, started_with, broker, landlock, granted } = up;
         let live = Live {
             client: client.clone(),
             pid: launched.pid,
@@ -305,10 +309,17 @@ impl Supervisor {
         let process = Arc::new(launched);
         run.live = Some(live.clone());
         run.process = Some(process.clone());
-        let (number, stop) = (run.number, run.heard.stop_asked);
+        let (number, stop, cancel) = (run.number, run.heard.stop_asked, run.cancel.clone());
         let pid = live.pid;
         self.entry.set_live(Some(live));
         self.shared.promise(&self.entry.id, &started_with.spec);
+        let mut record = process.record.clone();
+        record.grants.extend(granted);
+        let resource = self.entry.view().record().resource();
+        self.shared.isolation.add(resource, Expected { record, landlock_reported: landlock });
+        if let Some(broker) = broker {
+            tokio::spawn(serve_vsock(broker, Files::new(&self.shared, &self.entry).directory().to_owned(), cancel));
+        }
         if let Some(timeline) = self.timeline.take() {
             let marks = client.boot_timeline().await.map(|told| told.marks).unwrap_or_default();
             self.entry.set_boot(LastBoot { timeline, marks });
@@ -408,7 +419,9 @@ impl Supervisor {
             match (goal, state) {
                 (Goal::Deleted, State::Deleting) if over => Some(Ok(())),
                 (Goal::Deleted, State::Failed) => refuse("was not deleted"),
-                (Goal::Up, State::Running | State::Paused) | (Goal::Off, State::Stopped | State::Failed) => Some(Ok(())),
+                (Goal::Up, State::Running | State::Paused) | (Goal::Off, State::Stopped | State::Failed) => {
+                    Some(Ok(()))
+                }
                 (Goal::Up, State::Starting) | (Goal::Off, State::Stopping) | (Goal::Deleted, _) => None,
                 (Goal::Up, _) => refuse("was not started"),
                 (Goal::Off, _) => refuse("was not stopped"),
@@ -421,6 +434,17 @@ impl Supervisor {
                 None => self.waiting.push((goal, reply)),
             }
         }
+    }
+}
+
+/// Connects for the guest, until its VMM ends.
+async fn serve_vsock(broker: OwnedFd, directory: PathBuf, over: CancellationToken) {
+    let ports = vsock::Ports::new();
+    tokio::select! {
+        served = vsock::serve(broker, &directory, &ports) => if let Err(error) = served {
+            tracing::warn!("A guest can start no connections any more: {error}");
+        },
+        () = over.cancelled() => {}
     }
 }
 

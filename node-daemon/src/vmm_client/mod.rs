@@ -139,6 +139,22 @@ impl VmmClient {
         attached.map(|(reply, _)| reply).map_err(|source| VmmClientError { wanted: "attach the console", source })
     }
 
+    /// Takes a descriptor out of the VMM's store.
+    pub async fn take_fd(&self, name: &str) -> Result<OwnedFd, VmmClientError> {
+        let wanted = "give a descriptor back";
+        let refused = |source| VmmClientError { wanted, source };
+        let command = v1::TakeFd { name: name.to_owned() };
+        let (_, fds) = self.client.call_with_fds(command, &[], QUICK).await.map_err(refused)?;
+        fds.into_iter().next().ok_or_else(|| refused(ClientError::Call(CallError::WrongAnswer)))
+    }
+
+    /// Puts a copy of a descriptor into the VMM's store.
+    pub async fn add_fd(&self, name: &str, fd: &OwnedFd) -> Result<(), VmmClientError> {
+        let command = v1::AddFd { name: name.to_owned() };
+        let added = self.client.call_with_fds(command, &[fd.as_fd()], QUICK).await;
+        added.map(drop).map_err(|source| VmmClientError { wanted: "take a descriptor", source })
+    }
+
     /// Events from now on; waits so long for a VMM that is still starting.
     pub async fn events(&self, patience: Duration) -> Result<EventStream, VmmClientError> {
         let kinds = [EventKind::PhaseChanged, EventKind::GuestPanicked, EventKind::GuestPower, EventKind::DeviceFault];

@@ -2,4 +2,5 @@
 //! static build) and `$QUANTIX_PAYLOAD`; where they are missing these tests say so and pass.
 
 mod bench;
+mod isolating;
 mod starting;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use quantix_node::events::Events;
 use quantix_node::model::vm::{
-    Autostart, Begun, BootSpec, CpuSpec, DiskSource, DiskSpec, HugePages, Limit, Mac, MemorySpec, NicSpec, RestartMode,
+    Autostart, Begun, BootSpec, CpuSpec, DiskSource, DiskSpec, HugePages, Limit, MemorySpec, NicSpec, RestartMode,
     RestartPolicy, VmRecord, VmSpec,
 };
-use quantix_node::model::{Event, Failure, Id, Name};
+use quantix_node::model::{Event, Failure, Id, Mac, Name};
 use quantix_node::reconcile::lifecycle::{self, State};
 use quantix_node::store::{EventFilter, Store};
 use quantix_node::telemetry::Timeline;
@@ -40,9 +40,15 @@ impl Resources for Files {
         tokio::time::sleep(Duration::from_millis(self.disk_delay.load(Ordering::Relaxed))).await;
         let DiskSource::Volume(id) = &disk.source else { return Err(Failure::precondition("No image here")) };
         let file = File::options().read(true).write(true).open(self.directory.join(id.as_str()));
-        let file = file.map_err(|error| Failure::precondition(format!("Disk {} cannot be opened: {error}", disk.id)))?;
+        let file =
+            file.map_err(|error| Failure::precondition(format!("Disk {} cannot be opened: {error}", disk.id)))?;
         let name = format!("disk-{id}");
-        Ok(OpenDisk { fds: vec![(name.clone(), file.into())], path: format!("fd:{name}"), format: "raw", readonly: false })
+        Ok(OpenDisk {
+            fds: vec![(name.clone(), file.into())],
+            path: format!("fd:{name}"),
+            format: "raw",
+            readonly: false,
+        })
     }
 
     async fn open_boot(&self, record: &VmRecord) -> Result<OpenBoot, Failure> {
@@ -156,7 +162,11 @@ impl Bench {
             disks: vec![disk],
             nics: Vec::new(),
             cloud_init: None,
-            restart: RestartPolicy { mode: RestartMode::OnFailure, max_attempts: 2, backoff: Duration::from_millis(50) },
+            restart: RestartPolicy {
+                mode: RestartMode::OnFailure,
+                max_attempts: 2,
+                backoff: Duration::from_millis(50),
+            },
             autostart: Autostart { enabled: false, order: 0, delay: Duration::ZERO },
             rng: true,
             balloon: true,

@@ -15,7 +15,8 @@ async fn a_killed_vmm_is_started_again_until_the_policy_gives_up() {
     for attempt in 1..=2 {
         let pid = vm.view().status.pid;
         signal(&vm, Signal::KILL);
-        let again = until(&vm, "another run", |view| view.status.state == State::Running && view.status.pid != pid).await;
+        let again =
+            until(&vm, "another run", |view| view.status.state == State::Running && view.status.pid != pid).await;
         assert_eq!(again.status.restarts, attempt);
         let exit = again.record().last_exit.clone().expect("an exit");
         assert_eq!((exit.cause, exit.signal), (ExitCause::VmmKilled, Some(9)));
@@ -46,7 +47,8 @@ async fn a_guest_that_panics_fails_or_comes_back_and_one_that_switches_itself_of
 
     let done = node.create(bench.record("done", "after=off")).await;
     let _ = node.start(&done).await;
-    let stopped = until(&done, "its end", |view| view.record().last_exit.is_some() && view.status.state == State::Stopped).await;
+    let stopped =
+        until(&done, "its end", |view| view.record().last_exit.is_some() && view.status.state == State::Stopped).await;
     assert_eq!(stopped.record().last_exit.as_ref().map(|exit| exit.cause), Some(ExitCause::GuestShutdown));
     assert!(!stopped.record().running, "it shall be off now");
     hear(&done, "ready").await;

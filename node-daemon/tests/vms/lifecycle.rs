@@ -60,7 +60,10 @@ async fn the_power_button_ends_a_guest_that_listens_and_time_ends_one_that_does_
     hear(&polite, "ready").await;
     node.stop(&polite, Duration::from_secs(60)).await.expect("stopped");
     let exit = polite.view().record().last_exit.clone().expect("an exit");
-    assert_eq!((exit.cause, exit.message.as_str()), (ExitCause::Stopped, "The guest switched itself off, as it was asked to"));
+    assert_eq!(
+        (exit.cause, exit.message.as_str()),
+        (ExitCause::Stopped, "The guest switched itself off, as it was asked to")
+    );
 
     let deaf = node.create(bench.record("deaf", "after=sleep")).await;
     node.start(&deaf).await.expect("started");
@@ -126,7 +129,8 @@ async fn a_delay_of_one_step_is_found_there_and_nowhere_else() {
     let mut reports = Vec::new();
     for _ in 0..5 {
         let report = node.start(&vm).await.expect("started").report();
-        let slow: Vec<&str> = report.spans.iter().filter(|span| span.length >= delay).map(|s| s.name.as_str()).collect();
+        let slow: Vec<&str> =
+            report.spans.iter().filter(|span| span.length >= delay).map(|s| s.name.as_str()).collect();
         assert!(slow.contains(&"volumes"), "{report}");
         node.stop(&vm, Duration::ZERO).await.expect("stopped");
         if slow == ["volumes"] && report.unaccounted < delay / 4 {

@@ -59,7 +59,8 @@ async fn one_that_was_lost_meanwhile_is_started_again_and_one_that_should_be_off
 
     let node = bench.node().await;
     let lost = node.vms.find("lost").expect("known");
-    let again = until(&lost, "another run", |view| view.status.state == State::Running && view.status.pid != lost_pid).await;
+    let again =
+        until(&lost, "another run", |view| view.status.state == State::Running && view.status.pid != lost_pid).await;
     assert_eq!(again.record().last_exit.as_ref().map(|exit| exit.cause), Some(ExitCause::Lost));
     let unwanted = node.vms.find("unwanted").expect("known");
     reach(&unwanted, State::Stopping).await;

@@ -6,5 +6,6 @@ pub mod bare;
 pub mod compare;
 pub mod elf;
 pub mod frames;
+pub mod node;
 pub mod start;
 pub mod vsock_peer;

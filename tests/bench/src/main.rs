@@ -10,7 +10,7 @@ use quantix_bench::bare::{self, BareGuest};
 use quantix_bench::frames::{self, Port};
 use quantix_bench::start::spawn_to_ready;
 use quantix_bench::vsock_peer;
-use quantix_bench::{compare, elf};
+use quantix_bench::{compare, elf, node};
 
 const MIB: usize = 1 << 20;
 
@@ -37,6 +37,30 @@ enum Measurement {
         /// Only these groups: start, twenty, memory, blk, exits, net, vsock
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// How to print
+        #[arg(short, long, default_value = "table")]
+        output: Output,
+    },
+    /// The node daemon: from a call to a running VM, a crowd of VMs, and the API with them there
+    Node {
+        /// The daemon
+        #[arg(long)]
+        node: PathBuf,
+        /// The VMM that it starts
+        #[arg(long)]
+        vmm: PathBuf,
+        /// The payload's ELF file
+        #[arg(long)]
+        payload: PathBuf,
+        /// VMs created and started one after another
+        #[arg(long, default_value_t = 100)]
+        starts: usize,
+        /// VMs at the same time
+        #[arg(long, default_value_t = 200)]
+        crowd: usize,
+        /// Calls of each kind with the crowd there
+        #[arg(long, default_value_t = 500)]
+        calls: usize,
         /// How to print
         #[arg(short, long, default_value = "table")]
         output: Output,
@@ -158,6 +182,21 @@ fn measure(measurement: Measurement) -> Result<()> {
             match output {
                 Output::Table => print!("{}", compare::report::table(&comparison)),
                 Output::Json => println!("{}", compare::report::json(&comparison)),
+            }
+            Ok(())
+        }
+        Measurement::Node { node, vmm, payload, starts, crowd, calls, output } => {
+            ensure!(
+                starts > 0 && crowd > 0 && calls > 0,
+                "Nothing to measure: --starts, --crowd and --calls are at least 1"
+            );
+            let programs = node::Programs { node, vmm };
+            let order = node::Order { programs, payload, starts, crowd, calls };
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let figures = runtime.block_on(node::measure(&order))?;
+            match output {
+                Output::Table => print!("{}", node::table(&figures)),
+                Output::Json => println!("{}", node::json(&figures)),
             }
             Ok(())
         }

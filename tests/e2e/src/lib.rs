@@ -5,7 +5,9 @@
 
 mod expect;
 pub mod native;
+pub mod node;
 mod suite;
 
 pub use expect::Expect;
+pub use node::{NodeBench, with_node};
 pub use suite::{Bench, Case, SANDBOX_LINE, case, main};

@@ -69,7 +69,8 @@ impl Bench {
         let (images, disks, vmm) = (Images::prepare(&cache)?, Disks::prepare(&cache)?, Vmm::find()?);
         let (machine, _) = vmm.where_to_run()?;
         let usual = Spec::new(&lab_name()?, &images, &cache);
-        let mut spec = Spec { machine, ..usual };
+        // Enough for two servers and what the node daemon keeps, all of it in L1's memory.
+        let mut spec = Spec { machine, memory_mib: 6144, ..usual };
         spec.live.push(target_directory()?);
         spec.owner = Some(std::os::unix::process::parent_id());
         spec.idle_limit_s = Some(IDLE_LIMIT_S);

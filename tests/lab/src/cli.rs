@@ -4,6 +4,7 @@ use crate::demo;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use quantix_lab::exact::{self, ALLOWED_PERCENT, Figures};
+use quantix_lab::node::Programs;
 use quantix_lab::{Cache, Disks, Images, Lab, Machine, Server, Spec, Vmm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,8 +109,23 @@ enum Command {
     },
     /// Build every image that the lab and the tests need
     BuildImages,
-    /// Show a Debian guest with disk, network and vsock in quantix-vmm
+    /// Show a node daemon, and on it a Debian server made by qx
     Demo {
+        /// The quantix-node to show
+        #[arg(long)]
+        node: PathBuf,
+        /// Its command line
+        #[arg(long)]
+        qx: PathBuf,
+        /// The quantix-vmm that it starts
+        #[arg(long)]
+        vmm: PathBuf,
+        /// In the lab, whatever this machine's KVM can do
+        #[arg(long)]
+        emulated: bool,
+    },
+    /// Show a Debian guest with disk, network and vsock in quantix-vmm alone
+    DemoVmm {
         /// The quantix-vmm to show
         #[arg(long)]
         vmm: Option<PathBuf>,
@@ -164,7 +180,11 @@ impl Arguments {
                 let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
                 println!("{images:#?}\n{disks:#?}\n{:#?}", Server::prepare(&cache)?);
             }
-            Command::Demo { vmm, emulated } => demo::run(&find_vmm(vmm)?, emulated.then_some(Machine::Emulated))?,
+            Command::Demo { node, qx, vmm, emulated } => {
+                let programs = Programs { node: absolute(&node)?, qx: absolute(&qx)?, vmm: absolute(&vmm)? };
+                demo::node(&programs, emulated.then_some(Machine::Emulated))?;
+            }
+            Command::DemoVmm { vmm, emulated } => demo::vmm(&find_vmm(vmm)?, emulated.then_some(Machine::Emulated))?,
             Command::Exact { vmm, update, baseline } => return exact(&find_vmm(vmm)?, &baseline, update),
         }
         Ok(0)
@@ -181,11 +201,13 @@ fn up(mut spec: Spec, live: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+fn absolute(program: &Path) -> Result<PathBuf> {
+    program.canonicalize().with_context(|| format!("No program at {}", program.display()))
+}
+
 fn find_vmm(named: Option<PathBuf>) -> Result<Vmm> {
     match named {
-        Some(path) => {
-            Ok(Vmm::Quantix(path.canonicalize().with_context(|| format!("No program at {}", path.display()))?))
-        }
+        Some(path) => Ok(Vmm::Quantix(absolute(&path)?)),
         None => Ok(Vmm::find()?),
     }
 }

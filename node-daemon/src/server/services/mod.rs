@@ -8,6 +8,7 @@ pub mod task;
 // auth
 // storage: volume, pool, image
 // network
+pub mod network;
 // vm
 pub mod vm;
 // host

@@ -1,1 +1,2 @@
--- Networks, leases and MAC addresses.
+-- Networks. Leases are dnsmasq's, and MAC addresses stand in the VMs.
+-- documents: networks

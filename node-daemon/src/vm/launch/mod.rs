@@ -34,6 +34,10 @@ pub use error::LaunchError;
 pub use exit::{Exit, exit_of};
 pub use record::{FileIdentity, Grant, LaunchRecord, ResourceLimit};
 pub use steps::Step;
+pub(in crate::vm) use watched::watched;
+
+/// The user and group of a VMM inside its own namespace.
+pub(in crate::vm) const INSIDE_ID: u32 = jail::INSIDE;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,7 +59,6 @@ use crate::model::Id;
 
 use super::cgroup::{Cgroup, CgroupLimits, CgroupTree};
 use record::start_ticks;
-use watched::watched;
 use wire::{Answer, FIXED_FDS, MOST_FDS, Order};
 
 /// Name under which the VMM gets its control socket.

@@ -117,7 +117,7 @@ impl LaunchRecord {
     }
 
     /// The files of a VM that a launch makes in its run directory.
-    pub(super) const FILES: [&str; 3] = [FILE, "launch.json.new", super::CONTROL_SOCKET];
+    pub(super) const FILES: [&str; 4] = [FILE, "launch.json.new", super::CONTROL_SOCKET, crate::vm::vsock::SOCKET];
 }
 
 /// When a process started, in ticks since boot; `None` when there is no such process.

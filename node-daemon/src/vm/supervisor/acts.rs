@@ -12,10 +12,10 @@ use crate::model::vm::{Begun, VmRecord};
 use crate::model::{Failure, FailureKind, NewEvent, Time};
 use crate::reconcile::lifecycle::{Action, Event};
 use crate::telemetry::Timeline;
+use crate::vm::Shared;
 use crate::vm::entry::{Change, Entry, Live};
 use crate::vm::launch::{Launched, exit_of};
 use crate::vm::start::{self, Files};
-use crate::vm::Shared;
 
 /// How long a VMM has to end by itself when its plug is pulled.
 const PULLED: Duration = Duration::from_secs(2);
@@ -116,8 +116,11 @@ impl Supervisor {
 
     /// Gives back what the run had. Awaited: the next launch must find nothing of this one.
     async fn clean_up(&mut self) {
-        self.run = None;
+        if let Some(run) = self.run.take() {
+            run.cancel.cancel();
+        }
         self.entry.set_live(None);
+        self.shared.isolation.remove(&self.entry.id);
         self.entry.console.detach();
         let files = Files::new(&self.shared, &self.entry);
         let id = &self.entry.id;
@@ -174,12 +177,13 @@ async fn pull_plug(live: &Live, process: &Launched) -> Result<(), Failure> {
 async fn erase(shared: &Shared, entry: &Entry) -> Result<(), Failure> {
     let record: VmRecord = entry.view().record().clone();
     if record.begun == Begun::Nothing {
-        entry.change(&shared.store, Change::Note, |_, record| {
-            record.begun = Begun::Deletion;
-            record.running = false;
-            Ok(())
-        })
-        .await?;
+        entry
+            .change(&shared.store, Change::Note, |_, record| {
+                record.begun = Begun::Deletion;
+                record.running = false;
+                Ok(())
+            })
+            .await?;
     }
     for volume in &record.made_volumes {
         shared.resources.delete_volume(volume).await?;

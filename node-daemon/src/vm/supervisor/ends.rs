@@ -123,7 +123,8 @@ impl Supervisor {
                 (Event::EndedRetry, message)
             }
             Verdict::GiveUp(Reason::Exhausted(attempts)) => {
-                let text = format!("{message}; {attempts} attempts within ten minutes were in vain, so nothing more is tried");
+                let text =
+                    format!("{message}; {attempts} attempts within ten minutes were in vain, so nothing more is tried");
                 (Event::EndedForGood, text)
             }
             Verdict::GiveUp(Reason::Never | Reason::NotStarted) => (Event::EndedForGood, message),

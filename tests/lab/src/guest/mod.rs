@@ -23,8 +23,8 @@ pub const GUEST_ADDRESS: &str = "172.16.0.2";
 pub const VSOCK_SOCKET: &str = "/dev/shm/guest-vsock";
 /// Where in L1 a guest's other sockets and files are, in memory.
 const PLACE: &str = "/dev/shm/guest";
-/// Where L1 has the guests' Debian, for programs that the machine below has not.
-const TOOLS: &str = "/run/lab/tools";
+/// Where L1 has the guests' Debian, for programs that the machine below has not; see [`tool`].
+pub const TOOLS: &str = "/run/lab/tools";
 
 /// How the kernel is handed to the VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +247,7 @@ pub fn prepare_host(lab: &Lab, disks: &Disks) -> Result<(), LabError> {
             mkdir -p {TOOLS}
             mount -o loop,ro,noload {disk} {TOOLS}
             mount -t tmpfs tmp {TOOLS}/tmp
+            mount -t tmpfs nfs {TOOLS}/var/lib/nfs
             for d in dev dev/shm proc run; do mount --bind /$d {TOOLS}/$d; done
         fi
         if ! [ -d /sys/class/net/tap0 ]; then

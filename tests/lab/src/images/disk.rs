@@ -8,18 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const SUITE: &str = "bookworm";
-const SIZE: &str = "480M";
+const SIZE: &str = "560M";
 const BUILDER_VERSION: &str = "1";
 /// The file system's time stamps, so that the same recipe gives the same disk.
 const EPOCH: &str = "1735689600";
 
 /// What the disk has beside Debian's essential packages.
-const PACKAGES: [&str; 5] = [
-    "fio",          // disk I/O with verification
-    "iperf3",       // TCP streams
-    "iproute2",     // addresses, and `ss`
-    "iputils-ping", // ICMP
-    "socat",        // vsock and TCP from a script
+const PACKAGES: [&str; 7] = [
+    "fio",               // disk I/O with verification
+    "iperf3",            // TCP streams
+    "iproute2",          // addresses, and `ss`
+    "iputils-ping",      // ICMP
+    "nfs-kernel-server", // an NFS server in L1, for the node's pools
+    "openssh-client",    // into the guests of the node
+    "socat",             // vsock and TCP from a script
 ];
 
 /// The disk images.

@@ -1,6 +1,7 @@
-//! `lab demo`: an unmodified Debian kernel in `quantix-vmm`, with a disk, a network and vsock, shown on the terminal. It says
+//! `lab demo-vmm`: an unmodified Debian kernel in `quantix-vmm`, with a disk, a network and vsock, shown on the terminal. It says
 //! what it does and where, and ends by itself. Runs on the main thread.
 
+use super::place;
 use anyhow::{Context, Result, bail, ensure};
 use quantix_lab::guest::{self, HOST_ADDRESS, VSOCK_SOCKET, target_directory, tool};
 use quantix_lab::{Cache, Disks, Guest, Images, Lab, Machine, Report, Spec, Status, Vmm};
@@ -33,13 +34,7 @@ pub fn run(vmm: &Vmm, forced: Option<Machine>) -> Result<()> {
     step("The kernel, the initramfs and the disk, from Debian packages (the first time takes a minute or two).");
     let cache = Cache::open()?;
     let (images, disks) = (Images::prepare(&cache)?, Disks::prepare(&cache)?);
-    step(match machine {
-        Machine::Here => "The guest runs NATIVELY, on this machine's KVM (in namespaces of its own).",
-        Machine::Emulated => {
-            "The guest runs IN THE LAB: QEMU emulates an AMD processor with virtualisation, and the Linux in it has a \
-             working KVM. Everything is far slower than on such a processor. Starting it …"
-        }
-    });
+    step(place(machine));
     let mut spec = Spec { machine, ..Spec::new("demo", &images, &cache) };
     spec.live.push(target_directory()?);
     let lab = Lab::start(&spec)?;

@@ -1,0 +1,232 @@
+//! The `bridge` table: what each NIC may send, and what reaches it. Pure.
+//!
+//! ```text
+//! prerouting   from-guests ── map by tap ──► from-TAP: who it says it is, then the rules of direction OUT
+//! postrouting  to-guests   ── map by tap ──► to-TAP:   the rules of direction IN
+//! ```
+//!
+//! Answers to what was accepted pass always. Where the kernel follows connections on bridges, it knows them. Where it does
+//! not, what is accepted in one direction is remembered for the other (`flows4-TAP`, `flows6-TAP`): addresses, protocol and
+//! ports, swapped, for an hour (TCP) or three minutes since the last packet. That knows no sequence numbers, takes answers
+//! of ICMP always, and lets later fragments pass, which are worth nothing without the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::statement::{
+    Statement, accept, any_of, by_map, count, drop, established, field, goto, is, is_not, later_fragment4,
+    later_fragment6, meta, network_header, prefix, remember, to_ports, together, within,
+};
+use super::tables::{Chain, Hook, Set, Table};
+use super::{Desired, GuardedNetwork, GuardedNic, Reach, filter_counter, spoof_counter};
+use crate::model::{Direction, FirewallRule, Protocol, RuleAction};
+
+/// What an ARP packet begins with that is about Ethernet and IPv4: hardware 1, protocol 0x0800, lengths 6 and 4.
+const ARP_OF_IPV4: u64 = 0x0001_0800_0604;
+
+/// How long a connection is remembered after its last packet, in seconds.
+const TCP_MEMORY: u32 = 3600;
+const OTHER_MEMORY: u32 = 180;
+
+/// The table for this state.
+pub fn table(desired: &Desired) -> Table {
+    let mut table = Table::default();
+    let hook = |name| Some(Hook { kind: "filter", name, priority: 0 });
+    let entry = |hook, key: &str, map: &str| Chain { hook, rules: vec![vec![by_map(meta(key), map)]] };
+    table.chains.insert("from-guests".into(), entry(hook("prerouting"), "iifname", "from"));
+    table.chains.insert("to-guests".into(), entry(hook("postrouting"), "oifname", "to"));
+    let (mut from, mut to) = (BTreeMap::new(), BTreeMap::new());
+    for nic in &desired.nics {
+        let parts = NicChains::of(nic, desired);
+        table.counters.insert(spoof_counter(&nic.tap));
+        table.counters.insert(filter_counter(&nic.tap));
+        for (rules, map, prefix) in [(parts.from, &mut from, "from"), (parts.to, &mut to, "to")] {
+            let name = format!("{prefix}-{}", nic.tap);
+            if !rules.is_empty() {
+                map.insert(nic.tap.clone(), name.clone());
+                table.chains.insert(name, Chain { hook: None, rules });
+            }
+        }
+        for (name, rules) in parts.learning {
+            table.chains.insert(name, Chain { hook: None, rules });
+            table.sets.insert(flows(nic, "4"), Set::Flows("ipv4_addr"));
+            table.sets.insert(flows(nic, "6"), Set::Flows("ipv6_addr"));
+        }
+    }
+    for network in &desired.networks {
+        table.sets.insert(claimed(&network.bridge), Set::Addresses(claims(network, desired)));
+    }
+    table.maps = BTreeMap::from([("from".into(), from), ("to".into(), to)]);
+    table
+}
+
+/// Name of the set of addresses that belong to somebody on this bridge.
+fn claimed(bridge: &str) -> String {
+    format!("claimed-{bridge}")
+}
+
+fn claims(network: &GuardedNetwork, desired: &Desired) -> BTreeSet<String> {
+    let host = match network.reach {
+        Reach::Outwards(subnet) | Reach::Nowhere(Some(subnet)) => Some(subnet.address()),
+        Reach::Uplink | Reach::Nowhere(None) => None,
+    };
+    let guests =
+        desired.nics.iter().filter(|nic| nic.bridge == network.bridge).flat_map(|nic| nic.addresses.iter().copied());
+    host.into_iter().chain(guests).map(|address| address.to_string()).collect()
+}
+
+fn flows(nic: &GuardedNic, version: &str) -> String {
+    format!("flows{version}-{}", nic.tap)
+}
+
+type Rules = Vec<Vec<Statement>>;
+
+struct NicChains {
+    from: Rules,
+    to: Rules,
+    /// Chains that remember and accept, by name.
+    learning: Vec<(String, Rules)>,
+}
+
+impl NicChains {
+    fn of(nic: &GuardedNic, desired: &Desired) -> Self {
+        let network = desired.networks.iter().find(|network| network.bridge == nic.bridge);
+        let mut from = if nic.allow_spoofing { Vec::new() } else { identity(nic, network) };
+        let mut learning = Vec::new();
+        from.append(&mut filter(nic, Direction::Out, desired.bridge_conntrack, &mut learning));
+        let to = filter(nic, Direction::In, desired.bridge_conntrack, &mut learning);
+        Self { from, to, learning }
+    }
+}
+
+/// Drops frames that do not say truly who sends them, and those that only a router or a DHCP server may send.
+fn identity(nic: &GuardedNic, network: Option<&GuardedNetwork>) -> Rules {
+    let mac = nic.mac.to_string();
+    let mut wrong = vec![
+        // No VLAN tags, no spanning tree, nothing else that a switch would take from a guest.
+        vec![is_not(field("ether", "type"), any_of(["ip", "arp", "ip6"]))],
+        vec![is_not(field("ether", "saddr"), mac.clone())],
+        vec![is(field("ether", "type"), "arp"), is_not(network_header(48), ARP_OF_IPV4)],
+        vec![is_not(field("arp", "saddr ether"), mac)],
+        vec![is(field("udp", "sport"), any_of([67, 547]))],
+        // Router advertisements and redirects.
+        vec![is(field("icmpv6", "type"), any_of([134, 137]))],
+    ];
+    // Before it has an address, a guest asks from 0.0.0.0, and probes with it.
+    let unnamed = "0.0.0.0".to_owned();
+    if nic.addresses.is_empty() {
+        let taken = Value::from(format!("@{}", claimed(&nic.bridge)));
+        wrong.push(vec![is(field("arp", "saddr ip"), taken.clone())]);
+        wrong.push(vec![is(field("ip", "saddr"), taken)]);
+        if let Some(Reach::Outwards(subnet) | Reach::Nowhere(Some(subnet))) = network.map(|n| n.reach) {
+            let own = prefix(subnet.network().into(), subnet.prefix());
+            wrong.push(vec![is_not(field("ip", "saddr"), unnamed), is_not(field("ip", "saddr"), own)]);
+        }
+    } else {
+        let own = || any_of(nic.addresses.iter().map(ToString::to_string).chain([unnamed.clone()]));
+        wrong.push(vec![is_not(field("arp", "saddr ip"), own())]);
+        wrong.push(vec![is_not(field("ip", "saddr"), own())]);
+    }
+    let counter = spoof_counter(&nic.tap);
+    wrong.into_iter().map(|matches| [matches, vec![count(&counter), drop()]].concat()).collect()
+}
+
+/// The rules of one direction. Chains that remember are added to `learning` when the kernel does not follow connections.
+fn filter(nic: &GuardedNic, direction: Direction, conntrack: bool, learning: &mut Vec<(String, Rules)>) -> Rules {
+    let (mine, others): (Vec<&FirewallRule>, Vec<_>) = nic.rules.iter().partition(|rule| rule.direction == direction);
+    let mut pass = accept();
+    // What nobody filters on its way back needs no memory.
+    if !conntrack && !others.is_empty() {
+        let name = format!("pass-{}-{}", side(direction), nic.tap);
+        pass = goto(&name);
+        learning.push((name, memory(nic)));
+    }
+    if mine.is_empty() {
+        return if conntrack || others.is_empty() { Vec::new() } else { vec![vec![pass]] };
+    }
+    let mut rules = essentials(direction);
+    rules.append(&mut if conntrack { vec![vec![established(), accept()]] } else { answers(nic) });
+    for rule in mine {
+        let mut statements = conditions(rule);
+        match rule.action {
+            RuleAction::Accept => statements.push(pass.clone()),
+            RuleAction::Drop => statements.extend([count(&filter_counter(&nic.tap)), drop()]),
+        }
+        rules.push(statements);
+    }
+    rules.push(vec![count(&filter_counter(&nic.tap)), drop()]);
+    rules
+}
+
+fn side(direction: Direction) -> &'static str {
+    match direction {
+        Direction::In => "in",
+        Direction::Out => "out",
+    }
+}
+
+/// What no network works without: ARP, neighbour discovery, and the guest's own DHCP.
+fn essentials(direction: Direction) -> Rules {
+    let dhcp = |from: u16, to: u16| vec![is(field("udp", "sport"), from), is(field("udp", "dport"), to), accept()];
+    let (discovery, dhcp4, dhcp6): (&[u8], _, _) = match direction {
+        // Multicast reports; router solicitations; neighbours.
+        Direction::Out => (&[131, 132, 133, 135, 136, 143], dhcp(68, 67), dhcp(546, 547)),
+        // Multicast queries; router advertisements; neighbours.
+        Direction::In => (&[130, 134, 135, 136], dhcp(67, 68), dhcp(547, 546)),
+    };
+    let neighbours = is(field("icmpv6", "type"), any_of(discovery.iter().copied()));
+    vec![vec![is(field("ether", "type"), "arp"), accept()], vec![neighbours, accept()], dhcp4, dhcp6]
+}
+
+/// Passes answers by what was remembered, where the kernel does not follow connections.
+fn answers(nic: &GuardedNic) -> Rules {
+    // Unreachable, too big, expired, echo replies: of no use but as an answer.
+    let icmp = is(field("icmp", "type"), any_of([0, 3, 11, 12]));
+    let icmp6 = is(field("icmpv6", "type"), any_of([1, 2, 3, 4, 129]));
+    let mut rules = vec![
+        vec![later_fragment4(), accept()],
+        vec![later_fragment6(), accept()],
+        vec![icmp, accept()],
+        vec![icmp6, accept()],
+    ];
+    for (version, protocol) in [("4", "ip"), ("6", "ip6")] {
+        let known = Value::from(format!("@{}", flows(nic, version)));
+        rules.push(vec![is(connection(protocol, ["saddr", "daddr"], ["sport", "dport"]), known), accept()]);
+    }
+    rules
+}
+
+fn connection(protocol: &str, sides: [&str; 2], ports: [&str; 2]) -> Value {
+    let [from, to] = sides.map(|side| field(protocol, side));
+    let [sport, dport] = ports.map(|port| field("th", port));
+    together(&[from, to, meta("l4proto"), sport, dport])
+}
+
+/// Remembers the answer to this packet, and accepts.
+fn memory(nic: &GuardedNic) -> Rules {
+    let mut rules = Vec::new();
+    for (version, protocol) in [("4", "ip"), ("6", "ip6")] {
+        let answer = || connection(protocol, ["daddr", "saddr"], ["dport", "sport"]);
+        rules.push(vec![is(meta("l4proto"), "tcp"), remember(answer(), TCP_MEMORY, &flows(nic, version))]);
+        rules.push(vec![is(meta("l4proto"), "udp"), remember(answer(), OTHER_MEMORY, &flows(nic, version))]);
+    }
+    rules.push(vec![accept()]);
+    rules
+}
+
+/// What a packet must be for this rule.
+fn conditions(rule: &FirewallRule) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    match (rule.protocol, rule.ports) {
+        (Some(protocol), Some(ports)) => statements.push(to_ports(protocol.as_str(), ports)),
+        (Some(Protocol::Icmp), None) => statements.push(is(meta("l4proto"), any_of(["icmp", "ipv6-icmp"]))),
+        (Some(protocol), None) => statements.push(is(meta("l4proto"), protocol.as_str())),
+        (None, _) => {}
+    }
+    if let Some(remote) = rule.remote {
+        let side = if rule.direction == Direction::In { "saddr" } else { "daddr" };
+        statements.push(within(side, remote));
+    }
+    statements
+}
