@@ -18,6 +18,14 @@ pub struct Heard {
 /// Longest line of a VMM's log that is repeated, in characters.
 const SHOWN: usize = 400;
 
+/// What the VMM writes last when it ends because of a panic.
+const PANICKED: &str = "The guest's kernel panicked";
+
+/// Whether a VMM ended because its guest panicked, by its own words: for runs that were too short to be listened to.
+pub fn panicked(last_words: &str) -> bool {
+    last_line(last_words).as_deref() == Some(PANICKED)
+}
+
 /// The end of a run. `last_words`: the newest of the VMM's log of this run.
 pub fn exit(heard: Heard, exit: Exit, last_words: &str) -> VmExit {
     let (exit_code, signal) = match exit {
@@ -26,7 +34,7 @@ pub fn exit(heard: Heard, exit: Exit, last_words: &str) -> VmExit {
         Exit::Unknown => (None, None),
     };
     let (cause, message) = match (heard, exit) {
-        (Heard { panicked: true, .. }, _) => (ExitCause::GuestPanic, "The guest's kernel panicked".to_owned()),
+        (Heard { panicked: true, .. }, _) => (ExitCause::GuestPanic, PANICKED.to_owned()),
         (Heard { shutdown: true, stop_asked: true, .. }, _) => {
             (ExitCause::Stopped, "The guest switched itself off, as it was asked to".to_owned())
         }
@@ -34,6 +42,7 @@ pub fn exit(heard: Heard, exit: Exit, last_words: &str) -> VmExit {
         (Heard { shutdown: true, .. }, _) => (ExitCause::GuestShutdown, "The guest switched itself off".to_owned()),
         (_, Exit::Signal(signal)) => (ExitCause::VmmKilled, format!("{} ended the VMM", name(signal))),
         (_, Exit::Status(0)) => (ExitCause::GuestShutdown, "The VMM ended as after a shutdown".to_owned()),
+        (_, Exit::Status(_)) if panicked(last_words) => (ExitCause::GuestPanic, PANICKED.to_owned()),
         (_, Exit::Status(code)) => {
             let words = last_line(last_words).unwrap_or_else(|| "it said nothing".to_owned());
             (ExitCause::VmmFailed, format!("The VMM ended with status {code}: {words}"))

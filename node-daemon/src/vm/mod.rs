@@ -341,7 +341,7 @@ impl Shared {
         let others: Vec<Demand> = promised.iter().filter(|(other, _)| *other != id).map(|(_, d)| d.clone()).collect();
         admission::admit(&capacity, Policy::of(&capacity), &others, &demand).map_err(|shortage| {
             let message = format!("The VM does not fit on this node: {shortage}");
-            Failure::new(FailureKind::ResourceExhausted, message).caused_by(shortage)
+            Failure::new(FailureKind::ResourceExhausted, message)
         })?;
         promised.insert(id.clone(), demand);
         Ok(())

@@ -69,6 +69,18 @@ pub(super) struct Up {
     pub granted: Vec<Grant>,
 }
 
+/// What a start came to.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// The guest runs.
+    Up(Box<Up>),
+    /// It ran, and was at its end before anybody could ask.
+    Over(Exit),
+}
+
+/// How long the answers of a VMM that is gone may take to come out of its socket.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
 /// Where a VM's own files are.
 pub(super) struct Files {
     directory: PathBuf,
@@ -159,29 +171,54 @@ pub(super) async fn start(
     record: Arc<VmRecord>,
     timeline: Timeline,
     cancel: CancellationToken,
-) -> Result<Up, Failure> {
+) -> Result<Started, Failure> {
     let launched = tokio::select! {
         launched = prepare(&shared, &entry, &record, &timeline) => launched?,
         () = cancel.cancelled() => return Err(cancelled()),
     };
     let Prepared { launched, taps, broker } = launched;
-    let up = {
-        let _span = timeline.span("connect");
-        tokio::select! {
-            up = come_up(&launched, &record) => up,
-            () = cancel.cancelled() => Err(cancelled()),
-            exit = exit_of(&launched.pidfd) => Err(ended_at_once(&Files::new(&shared, &entry), exit)),
-        }
-    };
+    let span = timeline.span("connect");
+    let up = up_or_exit(&launched, &record, &cancel).await;
+    span.end();
     match up {
+        Err(Missed::Exit(exit)) => over_or_failed(&Files::new(&shared, &entry), exit),
         Ok(Reached { client, events, paused, landlock }) => {
             let granted = Vec::new();
-            Ok(Up { launched, client, events, paused, taps, started_with: record, broker, landlock, granted })
+            let up = Up { launched, client, events, paused, taps, started_with: record, broker, landlock, granted };
+            Ok(Started::Up(Box::new(up)))
         }
-        Err(failure) => {
+        Err(Missed::Failure(failure)) => {
             kill(&launched).await;
             Err(failure)
         }
+    }
+}
+
+/// Why a VMM that was launched was not reached.
+enum Missed {
+    Failure(Failure),
+    Exit(Exit),
+}
+
+async fn up_or_exit(launched: &Launched, record: &VmRecord, cancel: &CancellationToken) -> Result<Reached, Missed> {
+    let coming = come_up(launched, record);
+    tokio::pin!(coming);
+    let exit = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(Missed::Failure(cancelled())),
+        up = &mut coming => match up {
+            Ok(up) => return Ok(up),
+            // Not reached because it is gone?
+            Err(failure) => match tokio::time::timeout(LAST_ANSWERS, exit_of(&launched.pidfd)).await {
+                Ok(exit) => return Err(Missed::Exit(exit.unwrap_or(Exit::Unknown))),
+                Err(_) => return Err(Missed::Failure(failure)),
+            },
+        },
+        exit = exit_of(&launched.pidfd) => exit.unwrap_or(Exit::Unknown),
+    };
+    match tokio::time::timeout(LAST_ANSWERS, coming).await {
+        Ok(Ok(up)) => Ok(up),
+        _ => Err(Missed::Exit(exit)),
     }
 }
 
@@ -189,11 +226,14 @@ fn cancelled() -> Failure {
     Failure::cancelled("The start was given up because somebody asked for it")
 }
 
-/// A VMM that ended before its guest ran says why in its log.
-fn ended_at_once(files: &Files, exit: io::Result<Exit>) -> Failure {
-    let exit = exit.unwrap_or(Exit::Unknown);
-    let ended = exits::exit(exits::Heard::default(), exit, &files.last_words());
-    Failure::precondition(format!("The guest did not start: {}", ended.message))
+/// The guest ran and was quick, or the VMM ended before it ran; then its log says why.
+fn over_or_failed(files: &Files, exit: Exit) -> Result<Started, Failure> {
+    let words = files.last_words();
+    if exit == Exit::Status(0) || exits::panicked(&words) {
+        return Ok(Started::Over(exit));
+    }
+    let ended = exits::exit(exits::Heard::default(), exit, &words);
+    Err(Failure::precondition(format!("The guest did not start: {}", ended.message)))
 }
 
 /// Ends a VMM that is not wanted, and waits until it is gone.
@@ -376,7 +416,12 @@ async fn reach(launched: &Launched, patience: Duration) -> Result<Reached, Failu
     let client = VmmClient::connect(&launched.control)
         .map_err(|error| Failure::unavailable("The VMM cannot be reached").caused_by(error))?;
     let events = client.events(patience).await?;
-    let info = client.info(patience).await?;
+    let info = match client.info(patience).await {
+        Ok(info) => info,
+        // It answered before: its guest was quick, and whoever follows the events learns how it ended.
+        Err(error) if error.is_disconnected() => return Ok(Reached { client, events, paused: false, landlock: None }),
+        Err(error) => return Err(error.into()),
+    };
     let landlock = info.sandbox.as_ref().map(|sandbox| sandbox.landlock);
     match info.phase() {
         Phase::Running => Ok(Reached { client, events, paused: false, landlock }),
@@ -393,7 +438,7 @@ pub(super) async fn adopt(
     record: Arc<VmRecord>,
     launched: Launched,
     cancel: CancellationToken,
-) -> Result<Up, Failure> {
+) -> Result<Started, Failure> {
     let files = Files::new(&shared, &entry);
     let started_with = started_with(&files).unwrap_or_else(|| record.clone());
     let Reached { client, events, paused, landlock } = loop {
@@ -434,7 +479,8 @@ pub(super) async fn adopt(
             }
         }
     }
-    Ok(Up { launched, client, events, paused, taps, started_with, broker, landlock, granted })
+    let up = Up { launched, client, events, paused, taps, started_with, broker, landlock, granted };
+    Ok(Started::Up(Box::new(up)))
 }
 
 fn gone(exit: io::Result<Exit>) -> Failure {

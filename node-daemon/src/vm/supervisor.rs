@@ -19,7 +19,7 @@ use super::entry::{Entry, LastBoot, Live, Request};
 use super::exits::Heard;
 use super::isolation::Expected;
 use super::launch::{Exit, Launched};
-use super::start::{self, Files, Up};
+use super::start::{self, Files, Started, Up};
 use super::vsock;
 use crate::model::{Failure, NewEvent};
 use crate::reconcile::lifecycle::{self, Event, State};
@@ -57,6 +57,8 @@ pub(super) enum News {
     Up(Box<Up>),
     /// It never did.
     NotUp(Failure),
+    /// It ran, and was at its end before anybody could ask.
+    Over(Exit),
     /// The guest stands still, or goes on.
     Saw(Event),
     /// The guest's kernel panicked.
@@ -243,7 +245,7 @@ impl Supervisor {
         if let Err(refusal) = lifecycle::request(self.state, request.event) {
             // `Made` and `NotMade` come by this way too, and only once.
             let name = self.entry.view().record().name.clone();
-            let _ = reply.send(Err(Failure::precondition(format!("VM {name}: {refusal}")).caused_by(refusal)));
+            let _ = reply.send(Err(Failure::precondition(format!("VM {name}: {refusal}"))));
             return;
         }
         if request.event == Event::Start && !self.state.has_process() {
@@ -277,6 +279,7 @@ impl Supervisor {
         match news {
             News::Up(up) => self.up(*up).await,
             News::NotUp(failure) => self.not_up(failure).await,
+            News::Over(exit) => self.ended(exit).await,
             News::Saw(event) => self.happened(event, None, String::new()).await,
             News::Panicked => self.heard(|heard| heard.panicked = true),
             News::Shutdown => self.heard(|heard| heard.shutdown = true),
@@ -449,9 +452,10 @@ async fn serve_vsock(broker: OwnedFd, directory: PathBuf, over: CancellationToke
 }
 
 /// The outcome of a start.
-fn up_or_not(result: Result<Up, Failure>) -> News {
+fn up_or_not(result: Result<Started, Failure>) -> News {
     match result {
-        Ok(up) => News::Up(Box::new(up)),
+        Ok(Started::Up(up)) => News::Up(up),
+        Ok(Started::Over(exit)) => News::Over(exit),
         Err(failure) => News::NotUp(failure),
     }
 }

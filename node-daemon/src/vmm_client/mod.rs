@@ -32,9 +32,9 @@ pub struct VmmClientError {
 }
 
 impl VmmClientError {
-    /// Whether the VMM is gone or does not answer, rather than refusing.
-    pub fn is_silent(&self) -> bool {
-        !matches!(self.source, ClientError::Call(CallError::Refused(_)))
+    /// Whether the connection has ended.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self.source, ClientError::Disconnected)
     }
 
     /// The refusal's code, when it is one.
@@ -56,7 +56,7 @@ impl From<VmmClientError> for Failure {
             _ => FailureKind::Unavailable,
         };
         let cause: String = error.source.to_string().chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-        Self::new(kind, format!("{error}: {cause}")).caused_by(error)
+        Self::new(kind, format!("{error}: {cause}"))
     }
 }
 

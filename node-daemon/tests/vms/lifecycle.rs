@@ -155,7 +155,7 @@ async fn what_does_not_fit_is_refused_and_what_cannot_start_says_why() {
     assert!(view.status.reason.contains("MiB of memory"), "{}", view.status.reason);
 
     let mut record = bench.record("wrong", "after=sleep");
-    record.spec.cpus.count = 500;
+    record.spec.cpus.count = 200;
     record.spec.memory.size_bytes = 16 << 20;
     let wrong = node.create(record).await;
     let refused = node.start(&wrong).await.unwrap_err();
