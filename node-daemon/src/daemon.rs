@@ -14,12 +14,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
+use crate::host::{Host, Roots};
 use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::tasks::Tasks;
+use crate::telemetry::{Telemetry, Timeline};
 
 /// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
 /// as after a crash.
@@ -81,6 +83,10 @@ pub struct Rooms {
     pub tasks: Tasks,
     /// What happens.
     pub events: Events,
+    /// The node itself.
+    pub host: Host,
+    /// Measured values, alarms, `/metrics`.
+    pub telemetry: Telemetry,
     // One line a room. Keep the comment lines: they keep merges apart.
     // auth
     // storage
@@ -88,7 +94,6 @@ pub struct Rooms {
     /// Bridges, taps and filters.
     pub networks: Networks,
     // vm
-    // telemetry
 }
 
 /// A running daemon.
@@ -107,39 +112,58 @@ impl Daemon {
     /// # Errors
     /// What stands in the way; nothing is left running.
     pub async fn start(settings: Settings) -> Result<Self, DaemonError> {
+        let timeline = Timeline::begin();
+        let claiming = timeline.span("Take the state directory");
         let lock = claim(&settings)?;
+        claiming.end();
         let shutdown = CancellationToken::new();
+        let opening = timeline.span("Open the inventory");
         let database = settings.database();
         let store = tokio::task::spawn_blocking(move || Store::open(&database))
             .await
             .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
+        opening.end();
+        let recovering = timeline.span("End interrupted tasks");
         let tasks = Tasks::new(store.clone());
         let events = Events::new(store.clone());
         let interrupted = tasks.recover().await?;
         if !interrupted.is_empty() {
             tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
         }
-        // One block a room. Keep the comment lines: they keep merges apart.
+        recovering.end();
+        let looking = timeline.span("Look at the node");
+        let host = Host::new(&store, Roots::default(), timeline.clone()).await?;
+        host.examine_kvm(settings.vmm.clone());
+        let telemetry = Telemetry::new(host.clone(), events.clone(), settings.state_dir.clone());
+        if let Some(aside) = store.kept_aside() {
+            let sentence = format!("The inventory was lost; what was left of it is {}", aside.path.display());
+            telemetry.alarms().raise("inventory", &sentence).await;
+        }
+        looking.end();
+        // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
         // storage
         // network
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
-        // telemetry
         let rooms = Rooms {
             settings: Arc::new(settings),
             store,
             tasks,
             events,
+            host,
+            telemetry,
             // auth
             // storage
             // network
             networks,
             // vm
-            // telemetry
         };
+        rooms.telemetry.run(shutdown.clone());
+        let listening = timeline.span("Listen");
         let server = Server::start(&rooms, shutdown.clone()).await?;
+        listening.end();
         rooms.events.tell(NewEvent::info("node.started", "The daemon serves").with("version", VERSION)).await;
         Ok(Self { rooms, server, shutdown, _lock: lock })
     }

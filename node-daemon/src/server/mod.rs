@@ -4,6 +4,7 @@
 //! the layers of `auth/`.
 
 mod local;
+mod metrics;
 pub mod services;
 mod status;
 
@@ -16,6 +17,7 @@ use tonic::service::Routes;
 use crate::daemon::Rooms;
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
+use quantix_api::v1::host_service_server::HostServiceServer;
 use quantix_api::v1::network_service_server::NetworkServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
 
@@ -40,13 +42,13 @@ pub fn routes(rooms: &Rooms) -> Routes {
         .add_service(TaskServiceServer::new(services::task::TaskRpc::new(rooms)))
         .add_service(EventServiceServer::new(services::event::EventRpc::new(rooms)))
         .add_service(AuditServiceServer::new(services::audit::AuditRpc::new(rooms)))
+        .add_service(HostServiceServer::new(services::host::HostRpc::new(rooms)))
         // Keep the comment lines: they keep merges apart.
         // auth
         // storage
         // network
         .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
-        // host
         ;
     routes.routes()
 }
@@ -54,7 +56,7 @@ pub fn routes(rooms: &Rooms) -> Routes {
 /// All services with the layers that every listener needs.
 pub fn router(rooms: &Rooms) -> axum::Router {
     // server: health, reflection, REST and the layer of auth/ go around this.
-    routes(rooms).prepare().into_axum_router()
+    routes(rooms).prepare().into_axum_router().merge(metrics::router(rooms))
 }
 
 /// The listeners.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Time;
 
 /// A point on `CLOCK_MONOTONIC` of this boot of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {

@@ -3,6 +3,7 @@
 pub mod audit;
 mod convert;
 pub mod event;
+pub mod host;
 pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // auth
