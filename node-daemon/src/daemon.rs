@@ -19,6 +19,7 @@ use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
+use crate::storage::{NoUsers, Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
@@ -90,6 +91,8 @@ pub struct Rooms {
     // One line a room. Keep the comment lines: they keep merges apart.
     // auth
     // storage
+    /// Pools, volumes and images.
+    pub storage: Storage,
     // network
     /// Bridges, taps and filters.
     pub networks: Networks,
@@ -143,6 +146,16 @@ impl Daemon {
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
         // storage
+        let storage = Storage::start(StorageParts {
+            store: store.clone(),
+            events: events.clone(),
+            state_dir: settings.state_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            // vm: who has volumes and images.
+            users: Arc::new(NoUsers),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
         // network
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
@@ -156,6 +169,7 @@ impl Daemon {
             telemetry,
             // auth
             // storage
+            storage,
             // network
             networks,
             // vm

@@ -8,6 +8,10 @@ pub mod task;
 // One line a service. Keep the comment lines: they keep merges apart.
 // auth
 // storage: volume, pool, image
+pub mod begin;
+pub mod image;
+pub mod pool;
+pub mod volume;
 // network
 pub mod network;
 // vm
