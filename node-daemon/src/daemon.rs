@@ -19,10 +19,13 @@ use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
-use crate::storage::{NoUsers, Storage, StorageParts};
+use crate::storage::{Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
+use crate::vm::launch::{LaunchSettings, Launcher};
+use crate::vm::rooms::{VmUsers, configured_nics, node_resources};
+use crate::vm::{VmParts, Vms};
 
 /// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
 /// as after a crash.
@@ -97,6 +100,8 @@ pub struct Rooms {
     /// Bridges, taps and filters.
     pub networks: Networks,
     // vm
+    /// VMs.
+    pub vms: Vms,
 }
 
 /// A running daemon.
@@ -151,8 +156,7 @@ impl Daemon {
             events: events.clone(),
             state_dir: settings.state_dir.clone(),
             run_dir: settings.run_dir.clone(),
-            // vm: who has volumes and images.
-            users: Arc::new(NoUsers),
+            users: Arc::new(VmUsers),
             shutdown: shutdown.clone(),
         })
         .await?;
@@ -160,6 +164,21 @@ impl Daemon {
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
+        let finding = timeline.span("Find VMs");
+        networks.know_nics(configured_nics());
+        let launcher = Launcher::open(LaunchSettings::new(settings.run_dir.clone(), settings.vmm.clone()))
+            .map_err(Failure::from)?;
+        let vms = Vms::start(VmParts {
+            store: store.clone(),
+            events: events.clone(),
+            launcher,
+            resources: node_resources(storage.clone(), networks.clone(), store.clone()),
+            log_dir: settings.log_dir.clone(),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
+        telemetry.attach_vms(Arc::new(vms.clone()));
+        finding.end();
         let rooms = Rooms {
             settings: Arc::new(settings),
             store,
@@ -173,6 +192,7 @@ impl Daemon {
             // network
             networks,
             // vm
+            vms,
         };
         rooms.telemetry.run(shutdown.clone());
         let listening = timeline.span("Listen");

@@ -17,11 +17,12 @@ use tonic::service::Routes;
 use crate::daemon::Rooms;
 use quantix_api::v1::audit_service_server::AuditServiceServer;
 use quantix_api::v1::event_service_server::EventServiceServer;
-use quantix_api::v1::image_service_server::ImageServiceServer;
-use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::host_service_server::HostServiceServer;
+use quantix_api::v1::image_service_server::ImageServiceServer;
 use quantix_api::v1::network_service_server::NetworkServiceServer;
+use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
+use quantix_api::v1::vm_service_server::VmServiceServer;
 use quantix_api::v1::volume_service_server::VolumeServiceServer;
 
 /// Why the node does not serve.
@@ -55,7 +56,7 @@ pub fn routes(rooms: &Rooms) -> Routes {
         // network
         .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
-        ;
+        .add_service(VmServiceServer::new(services::vm::VmRpc::new(rooms)));
     routes.routes()
 }
 

@@ -177,6 +177,11 @@ impl Entry {
         self.view.send_modify(|view| change(&mut Arc::make_mut(view).status));
     }
 
+    /// Notes whether its run is another than its spec asks for.
+    pub fn note_restart_needed(&self, needed: bool) {
+        self.set_status(|status| status.restart_needed = needed && status.pid.is_some());
+    }
+
     /// Changes its record, in the store and then in memory.
     ///
     /// # Errors

@@ -7,7 +7,9 @@
 //! | `supervisor.rs`, `supervisor/` | the task that moves a VM through the table of `reconcile/lifecycle` |
 //! | `start.rs` | one start, or one adoption, step by step |
 //! | `machine_config.rs` | spec → the VMM's configuration; pure |
-//! | `resources.rs` | what a start needs of other rooms |
+//! | `resources.rs`, `rooms.rs` | what a start needs of other rooms, and what they need of this one |
+//! | `making.rs` | making VMs with their volumes, and copies |
+//! | `readings.rs` | VMs as telemetry sees them |
 //! | `capacity.rs`, `exits.rs` | what the node has; why a run ended |
 //! | `launch/`, `cgroup/`, `isolation/` | processes in jails, and what the kernel says of them |
 //! | `vsock.rs` | who connects for a guest |
@@ -22,7 +24,10 @@ pub mod exits;
 pub mod isolation;
 pub mod launch;
 mod machine_config;
+pub mod making;
+mod readings;
 pub mod resources;
+pub mod rooms;
 mod start;
 mod supervisor;
 pub mod vsock;
@@ -37,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use capacity::memory_available_bytes;
 pub use entry::{Change, Entry, LastBoot, Live, Request, Status, View};
+pub use readings::{ProcessUsage, process_usage};
 
 use crate::console::{Console, ConsoleFiles};
 use crate::events::Events;
@@ -287,6 +293,14 @@ impl Vms {
             }
         }
         found
+    }
+
+    /// A VM has another name now.
+    pub fn renamed(&self, entry: &Entry) {
+        let name = entry.view().record().name.to_string();
+        let mut index = self.shared.index_mut();
+        index.by_name.retain(|_, id| *id != entry.id);
+        index.by_name.insert(name, entry.id.clone());
     }
 
     /// All VMs.

@@ -350,14 +350,17 @@ impl VmSpec {
     }
 
     /// Whether a run of `self` is also a run of `other`: all that only a start can bring is equal. What the daemon itself looks
-    /// at (restart, autostart) and what a running VMM takes (a disk's limits) may differ.
+    /// at (restart, autostart), what a running VMM takes (limits) and what the host filters may differ.
     pub fn same_run(&self, other: &Self) -> bool {
         let run = |spec: &Self| {
             let mut spec = spec.clone();
             spec.restart = RestartPolicy { mode: RestartMode::Never, max_attempts: 0, backoff: Duration::ZERO };
             spec.autostart = Autostart { enabled: false, order: 0, delay: Duration::ZERO };
             spec.disks.iter_mut().for_each(|disk| disk.limit = Limit::default());
-            spec.nics.iter_mut().for_each(|nic| nic.limit = Limit::default());
+            for nic in &mut spec.nics {
+                (nic.limit, nic.allow_spoofing, nic.address) = (Limit::default(), false, None);
+                nic.rules.clear();
+            }
             spec
         };
         run(self) == run(other)

@@ -37,6 +37,11 @@ impl Faults {
         self.0.extend_from_slice(Failure::invalid(field, value, reason).fields());
     }
 
+    /// Notes the fields of a failure.
+    pub fn extend(&mut self, failure: &Failure) {
+        self.0.extend_from_slice(failure.fields());
+    }
+
     /// Reads a text; one that is not what it should be is noted, and an empty one is nothing.
     pub fn parse_given<'t, T>(&mut self, field: &str, text: &'t str) -> Option<T>
     where

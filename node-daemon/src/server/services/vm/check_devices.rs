@@ -7,7 +7,7 @@ use quantix_api::v1::disk_spec::Source;
 
 use super::check::{Faults, given, reserved};
 use crate::model::vm::{DiskSpec, DraftSource, Limit, NewVolume, NicSpec, VmDraft, VolumeFormat};
-use crate::model::{Direction, FirewallRule, Name, Protocol, RuleAction};
+use crate::model::{Direction, FirewallRule, Name, RuleAction};
 
 /// Slots on the PCI bus, less the host bridge.
 const MAX_DEVICES: usize = 31;
@@ -117,14 +117,6 @@ fn nic(index: usize, nic: &v1::NicSpec, faults: &mut Faults) -> NicSpec<String> 
     }
 }
 
-fn protocol(field: &str, text: &str, faults: &mut Faults) -> Option<Protocol> {
-    let known = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].into_iter().find(|protocol| protocol.as_str() == text);
-    if known.is_none() && !text.is_empty() {
-        faults.add(field, text, "is not tcp, udp or icmp: leave it out for all");
-    }
-    known
-}
-
 fn parse_address(field: &str, text: &str, faults: &mut Faults) -> Option<std::net::Ipv4Addr> {
     let text = given(text)?;
     text.parse().map_err(|_| faults.add(field, &text, "is not an IPv4 address: write one as 10.80.0.20")).ok()
@@ -148,17 +140,8 @@ fn rule(field: &str, rule: &v1::FirewallRule, faults: &mut Faults) -> Option<Fir
         let reason = "is no action: give FIREWALL_ACTION_ACCEPT or FIREWALL_ACTION_DROP";
         faults.add(format!("{field}.action"), rule.action, reason);
     }
-    let protocol = protocol(&format!("{field}.protocol"), &rule.protocol, faults);
-    if !rule.ports.is_empty() && !matches!(rule.protocol.as_str(), "tcp" | "udp") {
-        faults.add(format!("{field}.ports"), &rule.ports, "mean nothing without protocol tcp or udp");
-    }
-    Some(FirewallRule {
-        direction: direction?,
-        action: action?,
-        protocol,
-        remote: faults.parse_given(&format!("{field}.remote"), &rule.remote),
-        ports: faults.parse_given(&format!("{field}.ports"), &rule.ports),
-    })
+    let checked = FirewallRule::check(direction?, action?, &rule.protocol, &rule.remote, &rule.ports);
+    checked.map_err(|failure| faults.extend(&failure.under(field))).ok()
 }
 
 /// What devices may not share, and whether there is room for all.
