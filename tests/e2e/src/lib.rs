@@ -1,7 +1,7 @@
 //! The frame of the end-to-end cases: one L1 for all of them, started by the first case and kept by a process of its own
 //! until the test runner ends, or nobody needs it for a minute. A case is a function on a [`Bench`].
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod expect;
 pub mod native;

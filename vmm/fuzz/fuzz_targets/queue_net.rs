@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     for wire in &wires {
         wire.set_nonblocking(true).expect("a socket");
     }
-    let mut device = Net::new("net0", Some([2, 0, 0, 0, 0, 1]), tap);
+    let mut device = Net::new("net0", Some([2, 0, 0, 0, 0, 1]), tap).expect("a timer");
     driver::drive(&mut device, operations(data), |bytes| {
         for wire in &mut wires {
             // A full or an empty wire is fine: the guest's traffic is what matters.

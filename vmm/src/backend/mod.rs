@@ -7,6 +7,7 @@ pub mod disk;
 pub mod entropy;
 pub mod iovecs;
 pub mod tap;
+pub mod vhost_net;
 pub mod vsock_unix;
 
 pub use iovecs::IoVecs;

@@ -14,7 +14,7 @@ use super::plan::{
     Topology, VsockPlan,
 };
 use super::wire::{
-    BalloonConfig, CpuConfig, DiskConfig, HugePages, MachineConfig, MemoryConfig, NetConfig, VsockConfig,
+    BalloonConfig, CpuConfig, DiskConfig, DiskFormat, HugePages, MachineConfig, MemoryConfig, NetConfig, VsockConfig,
 };
 
 const MIB: u64 = 1 << 20;
@@ -136,8 +136,10 @@ fn disk(config: &DiskConfig, index: usize) -> Result<DiskPlan, ConfigError> {
         Some(text) => keyed("--disk", "serial", text)?,
         None => default_serial(&id)?,
     };
+    let (source, below) = layers(config)?;
     Ok(DiskPlan {
-        source: keyed("--disk", "path", &config.path)?,
+        source,
+        below,
         format: config.format,
         readonly: config.readonly,
         direct: config.direct,
@@ -147,6 +149,19 @@ fn disk(config: &DiskConfig, index: usize) -> Result<DiskPlan, ConfigError> {
         serial,
         id,
     })
+}
+
+/// The image, and those below it where all of them are passed.
+fn layers(config: &DiskConfig) -> Result<(Source, Vec<FdName>), ConfigError> {
+    let Some((top, below)) = config.path.strip_prefix("fd:").and_then(|names| names.split_once('+')) else {
+        return Ok((keyed("--disk", "path", &config.path)?, Vec::new()));
+    };
+    if config.format != DiskFormat::Qcow2 {
+        let reason = "only a qcow2 image has images below it; add format=qcow2 or name one descriptor";
+        return Err(ConfigError::new("--disk", &config.path, reason).at_key("path"));
+    }
+    let below = below.split('+').map(|name| keyed("--disk", "path", name)).collect::<Result<_, _>>()?;
+    Ok((Source::Fd(keyed("--disk", "path", top)?), below))
 }
 
 fn default_serial(id: &DeviceId) -> Result<DiskSerial, ConfigError> {

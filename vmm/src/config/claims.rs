@@ -36,7 +36,9 @@ impl Claims {
         plan.boot.initrd.iter().try_for_each(|source| self.source("--initrd", source, Use::Read))?;
         for (index, disk) in plan.disks.iter().enumerate() {
             let mode = if disk.readonly { Use::Read } else { Use::Own };
-            self.source("--disk", &disk.source, mode).map_err(|error| error.at_key("path").at_item(index))?;
+            let layers = disk.below.iter().try_for_each(|name| self.fd("--disk", name));
+            let claimed = layers.and_then(|()| self.source("--disk", &disk.source, mode));
+            claimed.map_err(|error| error.at_key("path").at_item(index))?;
         }
         for (index, net) in plan.nets.iter().enumerate() {
             self.tap(&net.tap).map_err(|error| error.at_key("tap").at_item(index))?;

@@ -111,6 +111,8 @@ pub struct DiskPlan {
     pub id: DeviceId,
     /// Image or block device.
     pub source: Source,
+    /// Descriptors of the images below it, in order; empty when it comes by path, and its header names them.
+    pub below: Vec<FdName>,
     /// Format of the image.
     pub format: DiskFormat,
     /// Whether writes are refused.

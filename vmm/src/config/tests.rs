@@ -278,3 +278,23 @@ proptest! {
         let _ = plan_from_json(&bytes);
     }
 }
+
+#[test]
+fn the_images_below_one_that_is_passed_are_named_in_order() {
+    let plan = |path: &str, format: &str| {
+        let text = format!(r#"{{"kernel": "k", "disks": [{{"path": "{path}", "format": "{format}"}}]}}"#);
+        plan_from_json(text.as_bytes())
+    };
+    let disk = plan("fd:top+middle+base", "qcow2").unwrap().disks.remove(0);
+    assert_eq!(disk.source.to_string(), "fd:top");
+    assert_eq!(disk.below.iter().map(FdName::as_str).collect::<Vec<_>>(), ["middle", "base"]);
+    assert_eq!(plan("/a+b.qcow2", "qcow2").unwrap().disks[0].source.to_string(), "/a+b.qcow2");
+    for (path, format, reason) in [
+        ("fd:top+base", "raw", "only a qcow2 image has images below it"),
+        ("fd:top+", "qcow2", "a name has 1 to 63"),
+        ("fd:top+top", "qcow2", "another option uses it already"),
+    ] {
+        let line = plan(path, format).unwrap_err().to_string();
+        assert!(line.contains(reason), "{path}: {line}");
+    }
+}

@@ -179,7 +179,8 @@ pub struct NumaConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
-    /// Image or block device: a path or `fd:NAME`.
+    /// Image or block device: a path or `fd:NAME`. Of a qcow2 image that is passed, the images below it are passed as well and
+    /// named in order, joined by `+` (`fd:root+base`).
     pub path: String,
     /// Name for the control socket; `diskN` when absent.
     #[serde(default)]

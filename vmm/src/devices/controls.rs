@@ -8,9 +8,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::balloon::BalloonHandle;
-use super::block::SharedLimits;
 use super::console::ConsoleInput;
 use super::legacy::serial::Serial;
+use super::limits::SharedLimits;
 use crate::control::v1::{BalloonStatistics, RateLimit as WireLimit};
 use crate::control::{self, BalloonControl, Limited, StatisticsListener};
 use crate::telemetry::monotonic_ns;

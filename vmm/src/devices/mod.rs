@@ -8,6 +8,7 @@ mod config_space;
 pub mod console;
 mod controls;
 pub mod legacy;
+pub mod limits;
 pub mod net;
 pub mod registry;
 pub mod rng;

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -383,15 +383,14 @@ impl Commands for Machine {
     }
 }
 
-/// Opens this thread's scheduling statistics. Nothing when the sandbox or the kernel keeps them from us.
-pub(super) fn open_schedule() -> Option<File> {
-    let opened = File::open("/proc/thread-self/schedstat");
-    if let Err(error) = &opened
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        log::debug!("The run delay of a vCPU will not be known: {error}");
-    }
-    opened.ok()
+/// Opens a file of `/proc/thread-self`, by the directory `proc` or by path. Before the thread enters its filter.
+pub(super) fn open_of_this_thread(proc: Option<BorrowedFd<'_>>, name: &str) -> io::Result<File> {
+    use nix::fcntl::{OFlag, openat};
+    use nix::sys::stat::Mode;
+
+    let Some(proc) = proc else { return File::open(format!("/proc/thread-self/{name}")) };
+    let place = format!("thread-self/{name}");
+    Ok(openat(proc, place.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
 }
 
 #[cfg(test)]
@@ -405,7 +404,7 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(clock_ns(thread_clock(nix::unistd::gettid())) > 0);
-        let schedule = open_schedule().expect("a kernel with schedstat");
+        let schedule = open_of_this_thread(None, "schedstat").expect("a kernel with schedstat");
         assert!(run_delay(&schedule).is_some());
     }
 

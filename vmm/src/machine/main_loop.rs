@@ -1,13 +1,14 @@
 //! The main thread once the machine is built: sandbox, threads, and then events until the guest ends.
 
-use std::os::fd::AsRawFd as _;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::build::{BuildError, Machine};
-use super::control::{VcpuThread, open_schedule};
+use super::control::{VcpuThread, open_of_this_thread};
 use super::events::MachineEvent;
 use super::terminal::{Keyboard, Typed};
 use crate::control::{self, Server};
@@ -53,6 +54,12 @@ pub enum RunError {
 
 fn host(what: &'static str) -> impl Fn(std::io::Error) -> HostError {
     move |source| HostError::new(what, source)
+}
+
+/// This thread's scheduling statistics. Nothing when the kernel or an empty root directory keeps them from us.
+fn open_schedule(proc: Option<&OwnedFd>) -> Option<File> {
+    let opened = open_of_this_thread(proc.map(AsFd::as_fd), "schedstat");
+    opened.inspect_err(|error| log::debug!("The run delay of a vCPU will not be known: {error}")).ok()
 }
 
 /// Enters a thread's filter, or does nothing when the user asked for no sandbox. A thread that cannot must not go on.
@@ -108,22 +115,27 @@ impl Machine {
         Ok(outcome)
     }
 
-    /// The status file is passed as `status` where the root directory is empty.
+    /// Where the root directory is empty, the status file is passed as `status`, or `/proc` as `proc`.
     fn enter_process(&mut self) -> Result<sandbox::ProcessSandbox, sandbox::ProcessError> {
-        match "status".parse().and_then(|name| self.control.fds.take(&name)) {
-            Ok(status) => sandbox::enter_process_knowing(status.into()),
-            Err(_) => sandbox::enter_process(),
+        if let Ok(status) = "status".parse().and_then(|name| self.control.fds.take(&name)) {
+            return sandbox::enter_process_knowing(status.into());
         }
+        let proc = "proc".parse().ok().and_then(|name| self.control.fds.borrow(&name).ok());
+        let status = open_of_this_thread(proc, "status").map_err(sandbox::ProcessError::Status)?;
+        sandbox::enter_process_knowing(status)
     }
 
     fn start_vcpus(&mut self, sandboxed: bool) -> Result<Vec<JoinHandle<()>>, HostError> {
         let (entered, all_entered) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
+        // Where the root directory is empty. Nobody needs it once the threads are there.
+        let proc = "proc".parse().and_then(|name| self.control.fds.take(&name)).ok().map(Arc::new);
         for (index, (mut vcpu, counters)) in self.vcpus.drain(..).enumerate() {
             let (gate, buses, events) = (self.gate.clone(), self.buses.clone(), self.events.clone());
-            let entered = entered.clone();
+            let (entered, proc) = (entered.clone(), proc.clone());
             let body = move || {
-                let (id, schedule) = (nix::unistd::gettid(), open_schedule());
+                let (id, schedule) = (nix::unistd::gettid(), open_schedule(proc.as_deref()));
+                drop(proc);
                 enter(Role::Vcpu, sandboxed);
                 // The receiver waits for all of us; it is gone only when another thread could not be started.
                 let _ = entered.send((index, VcpuThread { id, counters: counters.clone(), schedule }));

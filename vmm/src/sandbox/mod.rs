@@ -14,11 +14,11 @@
 //!  open paths, connect, create the VM, map memory
 //!  set up io_uring, eventfds, timers
 //!        │
-//!  enter_process()           no capabilities, Landlock,
-//!        │                   no_new_privs, not dumpable;
+//!  enter_process()           no capabilities, no_new_privs, not
+//!        │                   dumpable, Landlock (all but reading);
 //!        │                   refused if there is a second thread
 //!        │
-//!  start threads ─────────────────────────────────────►  enter_thread(Io | Vcpu), first of all
+//!  start threads ─────────────────────────────────────►  enter_thread(Io | Vcpu): Landlock, seccomp
 //!        │                                                "ready" ─┐
 //!        │◄────────────────────────────────────────────────────────┘
 //!  enter_thread(Main)        no thread is left that may open
@@ -52,7 +52,8 @@ pub mod usage;
 
 pub use fd_store::{FdName, FdStore, FdStoreError};
 pub use process::{
-    ProcessError, ProcessSandbox, drop_capabilities, enter_process, enter_process_knowing, landlock_of_this_kernel,
+    ProcessError, ProcessSandbox, drop_capabilities, enter_process, enter_process_knowing, forbid_reading,
+    landlock_of_this_kernel,
 };
 pub use report::{Capabilities, Landlock, Report, ReportError};
 pub use seccomp::{Entry, Role, SeccompError, When, install as enter_thread};

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, Scope,
+    make_bitflags,
 };
 
 use super::report::{Landlock, Report, ReportError};
@@ -26,7 +27,7 @@ pub enum ProcessError {
         source: io::Error,
     },
     /// The kernel refused a Landlock ruleset that it should know.
-    #[error("Cannot enter the sandbox: forbid all files, sockets and signals by Landlock")]
+    #[error("Cannot enter the sandbox: forbid files, sockets and signals by Landlock")]
     Landlock(#[from] landlock::RulesetError),
     /// The file from which the state is read back cannot be opened.
     #[error("Cannot enter the sandbox: open /proc/thread-self/status")]
@@ -52,7 +53,8 @@ impl ProcessSandbox {
     }
 }
 
-/// Gives up everything that the process does not need once its resources are open.
+/// Gives up everything that the process does not need once its resources are open, but the reading of files: that goes
+/// when a thread enters its filter.
 ///
 /// The out-of-memory score, the user id and the limits other than that on core files stay as they are.
 /// An older kernel without a part of Landlock, or without memory-deny-write-execute, is no error: the report says
@@ -80,7 +82,7 @@ pub fn enter_process_knowing(status: File) -> Result<ProcessSandbox, ProcessErro
     let memory_deny_write_execute =
         set("deny executable memory", libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN.into()).is_ok();
     drop_capabilities()?;
-    let landlock = forbid_everything()?;
+    let landlock = forbid_all_but_reading()?;
     Ok(ProcessSandbox { status, landlock, memory_deny_write_execute })
 }
 
@@ -158,13 +160,17 @@ pub fn drop_capabilities() -> Result<(), ProcessError> {
     if result == 0 { Ok(()) } else { Err(failed("drop all capabilities")) }
 }
 
-/// A ruleset that handles all that the kernel knows, and allows nothing.
-fn forbid_everything() -> Result<Landlock, ProcessError> {
-    // The newest that the crate knows; what the kernel lacks is left out, and shows in the status.
-    const NEWEST: ABI = ABI::V10;
+/// The newest that the crate knows; what the kernel lacks is left out, and shows in the status.
+const NEWEST: ABI = ABI::V10;
+
+/// A ruleset that handles all that the kernel knows but the reading of files, and allows nothing. What a thread has to read
+/// of `/proc` about itself, it can read only when it exists: reading ends with [`forbid_reading`].
+///
+/// All threads share this one domain, for signals are forbidden between two.
+fn forbid_all_but_reading() -> Result<Landlock, ProcessError> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessFs::from_all(NEWEST) & !READING)?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?
@@ -173,6 +179,21 @@ fn forbid_everything() -> Result<Landlock, ProcessError> {
         LandlockStatus::Available { effective_abi, .. } => Landlock { abi: effective_abi as u32 },
         LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => Landlock { abi: 0 },
     })
+}
+
+const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile});
+
+/// Forbids the calling thread, and those that it starts, to open any file. After [`enter_process`].
+///
+/// # Errors
+/// The kernel has Landlock and refuses the ruleset.
+pub fn forbid_reading() -> Result<(), landlock::RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(READING)?
+        .create()?
+        .restrict_self()
+        .map(drop)
 }
 
 /// What Landlock this kernel has; nothing is restricted by asking.

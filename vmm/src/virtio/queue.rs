@@ -256,6 +256,21 @@ impl Queue {
         self.layout
     }
 
+    /// Where the rings are, for a back end in the kernel: descriptor table, available ring, used ring.
+    pub fn rings(&self) -> [GuestSlice; 3] {
+        [self.descriptors, self.available, self.used]
+    }
+
+    /// How far a back end in the kernel has come: the used index as the driver sees it.
+    pub fn used_index(&self) -> Result<u16, GuestFault> {
+        self.used.load_u16(2, Ordering::Acquire).ok_or(self.ring_fault())
+    }
+
+    /// Interrupts the driver: a back end in the kernel found that it wants to be told.
+    pub fn interrupt(&self) {
+        self.interrupt.signal_queue(self.index);
+    }
+
     /// The next available and used indices, for back ends in the kernel and for saved state.
     pub fn positions(&self) -> (u16, u16) {
         (self.next_avail.0, self.next_used.0)

@@ -69,17 +69,28 @@ impl RateLimiter {
 
     /// Admits one operation of `bytes` and charges it; else says when to ask again.
     pub fn admit(&mut self, bytes: u64, now: Instant) -> Result<(), Instant> {
+        self.look(now)?;
+        self.charge(bytes, now);
+        Ok(())
+    }
+
+    /// Whether an operation may go now; else says when to ask again. For those whose size shows only later.
+    pub fn look(&self, now: Instant) -> Result<(), Instant> {
         let accounts = [&self.operations, &self.bytes].into_iter().flatten();
-        if let Some(opens_at) = accounts.map(Account::opens_at).max().filter(|opens_at| *opens_at > now) {
-            return Err(opens_at);
+        match accounts.map(Account::opens_at).max().filter(|opens_at| *opens_at > now) {
+            Some(opens_at) => Err(opens_at),
+            None => Ok(()),
         }
+    }
+
+    /// Charges one operation of `bytes`.
+    pub fn charge(&mut self, bytes: u64, now: Instant) {
         if let Some(account) = &mut self.operations {
             account.charge(1, now);
         }
         if let Some(account) = &mut self.bytes {
             account.charge(bytes, now);
         }
-        Ok(())
     }
 }
 

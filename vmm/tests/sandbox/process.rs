@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getppid};
-use quantix_vmm::sandbox::{Capabilities, FdStore, ProcessError, Role, enter_process, enter_thread};
+use quantix_vmm::sandbox::{Capabilities, FdStore, ProcessError, Role, enter_process, enter_thread, forbid_reading};
 
 use crate::child::{End, command, end};
 
@@ -58,6 +58,9 @@ fn landlock() {
     let abi = sandbox.report().unwrap().landlock.abi;
     assert!(abi > 0, "this kernel has no Landlock: the case cannot be tested here");
     let denied = |error: std::io::Error| error.raw_os_error() == Some(libc::EACCES);
+    File::open("/proc/thread-self/schedstat").unwrap();
+    forbid_reading().unwrap();
+    assert!(denied(File::open("/proc/thread-self/schedstat").unwrap_err()));
     assert!(denied(File::open("/etc/hostname").unwrap_err()));
     assert!(denied(File::create("/tmp/quantix-sandbox").unwrap_err()));
     if abi >= 4 {
@@ -76,7 +79,7 @@ fn threads_inherit() {
     enter_process().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let error = File::open("/proc/thread-self/status").unwrap_err();
+            let error = File::create("/tmp/quantix-sandbox").unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EACCES));
         });
     });

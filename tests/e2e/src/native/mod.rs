@@ -3,6 +3,9 @@
 //! Each case has a directory of its own, which goes with it. Where there is no `/dev/kvm` every case is listed as ignored
 //! and standard error says that nothing ran: a case here never passes without a guest.
 
+#[allow(unsafe_code, reason = "what a child does between fork and exec")]
+mod jail;
+#[allow(unsafe_code, reason = "an ioctl attaches to a tap")]
 mod network;
 mod transcript;
 mod vm;
@@ -18,7 +21,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use quantix_lab::guest::target_directory;
 use tempfile::TempDir;
 
-pub use network::{TAP, in_own_network};
+pub use jail::{Jail, connector_for};
+pub use network::{TAP, attached_tap, in_own_network};
 pub use vm::{Ended, Running, Vm};
 
 /// How long any one thing may take; generous, because the machine may be busy.
@@ -51,6 +55,11 @@ impl Native {
     /// A file in the case's directory, which need not exist.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Where the control socket is that [`Running::ctl`] talks to.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path(vm::CONTROL_SOCKET)
     }
 
     /// Writes a file into the case's directory.

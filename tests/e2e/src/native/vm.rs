@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::transcript::{Stream, Transcript};
 use super::{Native, PATIENCE};
 
-const CONTROL_SOCKET: &str = "control.sock";
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// A guest to be.
 #[derive(Debug, Clone)]
@@ -104,17 +104,20 @@ impl<'a> Running<'a> {
     /// Starts any command line.
     pub fn start(native: &'a Native, line: &[OsString]) -> Result<Self> {
         let (program, arguments) = line.split_first().context("No command")?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("Cannot start {}", program.display()))?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        Ok(Self::start_command(native, command)?.0)
+    }
+
+    /// Starts a command; returns its standard input as well, if that is a pipe.
+    pub(super) fn start_command(native: &'a Native, mut command: Command) -> Result<(Self, Option<ChildStdin>)> {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("Cannot start {}", command.get_program().display()))?;
         let transcript = Transcript::default();
         transcript.follow(Stream::Output, child.stdout.take().context("No standard output")?);
         transcript.follow(Stream::Errors, child.stderr.take().context("No standard error")?);
-        Ok(Self { native, child, transcript })
+        let stdin = child.stdin.take();
+        Ok((Self { native, child, transcript }, stdin))
     }
 
     /// Waits until the guest has said `text` so many times.

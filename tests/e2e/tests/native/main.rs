@@ -3,6 +3,7 @@
 mod boot;
 mod devices;
 mod hostile;
+mod jail;
 mod lifecycle;
 mod refusals;
 mod sandbox;
@@ -10,7 +11,14 @@ mod sandbox;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let groups =
-        [boot::cases(), devices::cases(), hostile::cases(), lifecycle::cases(), refusals::cases(), sandbox::cases()];
+    let groups = [
+        boot::cases(),
+        devices::cases(),
+        hostile::cases(),
+        jail::cases(),
+        lifecycle::cases(),
+        refusals::cases(),
+        sandbox::cases(),
+    ];
     quantix_e2e::native::main(groups.into_iter().flatten().collect())
 }

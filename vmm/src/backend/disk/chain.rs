@@ -6,7 +6,8 @@
 //! - *By path* (stand-alone use): the header names a file, and [`Backing`] says where that may be. By default it must lie in
 //!   the directory of the image that the operator named, or below it, symlinks and `..` included: the kernel checks
 //!   (`openat2`, `RESOLVE_BENEATH`). So an image can make us read only its neighbours.
-//! - *By fd* (under the daemon): whoever starts us gives every layer. Names in headers are not looked at.
+//! - *By fd* (under the daemon): whoever starts us gives every layer, in order. Names in headers are not looked at; formats
+//!   are, so a header that lies can make us read the given files in another way, and no other file.
 //!
 //! In both, formats are never guessed (a guest could write a qcow2 header into its raw disk), layers are opened read-only,
 //! external data files are refused, and a chain is at most [`LAYERS_MAX`] long.
@@ -43,7 +44,7 @@ pub enum Backing {
 
 /// Format of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerFormat {
+pub(super) enum LayerFormat {
     /// The bytes of the disk.
     Raw,
     /// An image that may have a backing file itself.
@@ -136,11 +137,14 @@ pub(super) fn open_by_path(path: &Path, access: DiskAccess, policy: Backing) -> 
 }
 
 /// Makes a chain of files that were all given, the top one and those below it in order.
-pub(super) fn open_given(top: DiskFile, below: Vec<(DiskFile, LayerFormat)>) -> Result<Chain, DiskError> {
+pub(super) fn open_given(top: DiskFile, below: Vec<DiskFile>) -> Result<Chain, DiskError> {
     let mut below = below.into_iter();
     let name = top.name.clone();
-    let chain = build(top, |wish| below.next().ok_or_else(|| wish.refused("no file was given for it")))?;
-    if let Some((unused, _)) = below.next() {
+    let chain = build(top, |wish| {
+        let format = wish.layer_format()?;
+        Ok((below.next().ok_or_else(|| wish.refused("no file was given for it"))?, format))
+    })?;
+    if let Some(unused) = below.next() {
         let reason = "it was given, but no image of the chain has it as its backing file";
         return Err(DiskError::Backing { name, backing: unused.name, reason });
     }

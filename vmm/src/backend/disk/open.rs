@@ -93,6 +93,11 @@ impl DiskFile {
         Ok(Self { name, file, direct: access.direct, read_only: access.read_only, size_bytes, block_device })
     }
 
+    /// Whether the host's page cache is bypassed.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
     /// Another fd on the same open file.
     pub(super) fn duplicate(&self) -> io::Result<File> {
         self.file.0.try_clone()

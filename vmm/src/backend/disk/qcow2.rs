@@ -15,7 +15,7 @@ use imago::FormatAccess;
 use imago::file::File as ImageFile;
 use imago::io_buffers::IoBuffer;
 
-use super::chain::{self, Backing, Chain, LayerFormat};
+use super::chain::{self, Backing, Chain};
 use super::open::{DiskAccess, DiskFile};
 use super::{Disk, DiskError, DiskQueue, DiskRequest, DiskShape, OnDone, SECTOR, Started};
 use crate::memory::GuestSlice;
@@ -48,8 +48,8 @@ impl Qcow2Disk {
         Self::new(chain::open_by_path(path, access, backing)?)
     }
 
-    /// Uses an image and the layers below it, in order, all opened by somebody else.
-    pub fn adopt(top: DiskFile, below: Vec<(DiskFile, LayerFormat)>) -> Result<Self, DiskError> {
+    /// Uses an image and the layers below it, in order, all opened by somebody else. Their formats are in the headers.
+    pub fn adopt(top: DiskFile, below: Vec<DiskFile>) -> Result<Self, DiskError> {
         Self::new(chain::open_given(top, below)?)
     }
 

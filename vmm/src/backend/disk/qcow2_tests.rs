@@ -8,7 +8,7 @@ use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::{FormatCreateBuilder as _, StorageOpenOptions};
 
-use super::chain::{Backing, LayerFormat};
+use super::chain::Backing;
 use super::open::{DiskAccess, DiskFile};
 use super::qcow2::Qcow2Disk;
 use super::tests::{memory, pattern, read, run, slices};
@@ -160,14 +160,14 @@ fn given_layers_replace_the_names_in_headers() {
         let file = File::options().read(true).write(!access.read_only).open(path).unwrap();
         DiskFile::adopt(format!("fd:{}", path.file_name().unwrap().display()), file, access).unwrap()
     };
-    let disk = Qcow2Disk::adopt(adopt(&top, WRITABLE), vec![(adopt(&base, READ_ONLY), LayerFormat::Raw)]).unwrap();
+    let disk = Qcow2Disk::adopt(adopt(&top, WRITABLE), vec![adopt(&base, READ_ONLY)]).unwrap();
     let mut queue = disk.open_queue(8).unwrap();
     assert_eq!(read(queue.as_mut(), memory(), 4096, &[(0, 512)]), pattern(4096, 512));
     drop((queue, disk));
     let missing = Qcow2Disk::adopt(adopt(&top, WRITABLE), Vec::new()).err().unwrap();
     assert!(missing.to_string().contains("no file was given"), "{missing}");
     let alone = image(&path("alone"), None);
-    let too_many = Qcow2Disk::adopt(adopt(&alone, WRITABLE), vec![(adopt(&base, READ_ONLY), LayerFormat::Raw)]);
+    let too_many = Qcow2Disk::adopt(adopt(&alone, WRITABLE), vec![adopt(&base, READ_ONLY)]);
     assert!(matches!(too_many.err(), Some(DiskError::Backing { backing, .. }) if backing == "fd:renamed-base"));
 }
 

@@ -14,7 +14,7 @@ use crate::backend::disk::open::{DiskAccess, DiskFile};
 use crate::backend::disk::qcow2::Qcow2Disk;
 use crate::backend::disk::raw::{RawDisk, Ways};
 use crate::backend::disk::{Disk, DiskError};
-use crate::config::{DiskFormat, DiskPlan, Source};
+use crate::config::{DiskFormat, DiskPlan, FdName, Source};
 use crate::devices::registry::Opener;
 use crate::machine::OpenError;
 use crate::virtio::Device;
@@ -31,8 +31,10 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
     let disk = match &plan.source {
         Source::Path(path) => open_path(path, plan.format, access),
         Source::Fd(name) => {
+            let below = plan.below.iter().map(|name| Ok((name, File::from(opener.passed("--disk", name)?))));
+            let below = below.collect::<Result<Vec<_>, OpenError>>()?;
             let file = File::from(opener.passed("--disk", name)?);
-            use_file(DiskFile::adopt(format!("fd:{name}"), file, access), plan.format)
+            use_files(DiskFile::adopt(format!("fd:{name}"), file, access), below, plan.format)
         }
     };
     let options = BlockOptions {
@@ -49,15 +51,25 @@ fn attach_one(opener: &mut Opener<'_>, plan: &DiskPlan) -> Result<Block, OpenErr
 
 fn open_path(path: &Path, format: DiskFormat, access: DiskAccess) -> Result<Box<dyn Disk>, DiskError> {
     match format {
-        DiskFormat::Raw => use_file(DiskFile::open(path, access), format),
+        DiskFormat::Raw => use_files(DiskFile::open(path, access), Vec::new(), format),
         DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::open(path, access, Backing::default())?)),
     }
 }
 
-fn use_file(file: Result<DiskFile, DiskError>, format: DiskFormat) -> Result<Box<dyn Disk>, DiskError> {
+/// A disk of files that are open: the image, and those below it in order.
+fn use_files(
+    top: Result<DiskFile, DiskError>,
+    below: Vec<(&FdName, File)>,
+    format: DiskFormat,
+) -> Result<Box<dyn Disk>, DiskError> {
+    let top = top?;
     match format {
-        DiskFormat::Raw => Ok(Box::new(RawDisk::new(file?, Ways::Both)?)),
-        DiskFormat::Qcow2 => Ok(Box::new(Qcow2Disk::adopt(file?, Vec::new())?)),
+        DiskFormat::Raw => Ok(Box::new(RawDisk::new(top, Ways::Both)?)),
+        DiskFormat::Qcow2 => {
+            let access = DiskAccess { read_only: true, direct: top.is_direct() };
+            let below = below.into_iter().map(|(name, file)| DiskFile::adopt(format!("fd:{name}"), file, access));
+            Ok(Box::new(Qcow2Disk::adopt(top, below.collect::<Result<_, _>>()?)?))
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
-use super::limits::SharedLimits;
 use super::request::SEGMENT_SECTORS_MAX;
 use super::worker::{BlockWorker, Parts, Tools};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::backend::disk::{Disk, DiskError, DiskShape, SECTOR};
+use crate::devices::limits::SharedLimits;
 use crate::devices::read_config;
 use crate::telemetry::QueueCounters;
 use crate::virtio::rate_limit::RateLimit;

@@ -12,13 +12,11 @@
 
 mod attach;
 mod device;
-mod limits;
 mod request;
 mod worker;
 
 pub use attach::attach;
 pub use device::{Block, BlockError, BlockOptions};
-pub use limits::SharedLimits;
 
 #[cfg(test)]
 mod tests;

@@ -8,10 +8,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::device::Shelf;
-use super::limits::{Alarm, SharedLimits};
 use super::request::{HEADER_BYTES, Request, Status, parse};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::backend::disk::{DiskQueue, DiskRequest, DiskShape, Started};
+use crate::devices::limits::{Alarm, SharedLimits};
 use crate::telemetry::QueueCounters;
 use crate::virtio::{Chain, GuestFault, HostError, Interest, Polled, Queue, SliceList, Source, Worker, WorkerError};
 

@@ -5,7 +5,8 @@
 use super::Net;
 use crate::backend::entropy;
 use crate::backend::tap::{Tap, TapError};
-use crate::config::{FdName, NetPlan, TapSource};
+use crate::backend::vhost_net::{VhostError, VhostNet};
+use crate::config::{FdName, NetPlan, TapSource, VhostMode};
 use crate::devices::registry::Opener;
 use crate::machine::OpenError;
 use crate::virtio::Device;
@@ -31,7 +32,41 @@ fn attach_one(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Net, OpenError>
         None => random_mac()
             .map_err(|e| OpenError::new("--net", &plan.id, format!("no random MAC could be drawn ({e})")))?,
     };
-    Ok(Net::new(plan.id.as_str(), Some(mac), tap))
+    let vhost = vhost(opener, plan)?;
+    let net = Net::new(plan.id.as_str(), Some(mac), tap).map_err(|error| OpenError::host(&error))?.over_vhost(vhost);
+    if let Some(limits) = net.limits() {
+        opener.handles.limits.insert(plan.id.as_str().to_owned(), Box::new(limits));
+    }
+    Ok(net)
+}
+
+/// A vhost-net device for each queue pair, or none where this process is to move the frames itself.
+fn vhost(opener: &mut Opener<'_>, plan: &NetPlan) -> Result<Vec<VhostNet>, OpenError> {
+    if plan.vhost == VhostMode::Off {
+        return Ok(Vec::new());
+    }
+    let devices = (0..plan.queues.get()).map(|pair| open_vhost(opener, plan, pair)).collect::<Result<Vec<_>, _>>();
+    match (devices, plan.vhost) {
+        (Ok(devices), _) => Ok(devices),
+        (Err(error), VhostMode::On) => Err(OpenError::new("--net", "vhost=on", in_words(error))),
+        (Err(error), _) => {
+            log::info!("{}: vhost-net is not used: {}", plan.id, in_words(error));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The device of one pair: passed as `vhost-ID` (the first pair) or `vhost-ID-PAIR`, else opened.
+fn open_vhost(opener: &mut Opener<'_>, plan: &NetPlan, pair: u16) -> Result<VhostNet, VhostError> {
+    let suffix = if pair == 0 { String::new() } else { format!("-{pair}") };
+    match format!("vhost-{}{suffix}", plan.id).parse().and_then(|name| opener.fds.take(&name)) {
+        Ok(fd) => VhostNet::adopt(fd),
+        Err(_) => VhostNet::open(),
+    }
+}
+
+fn in_words(VhostError { reason, source }: VhostError) -> String {
+    source.map_or_else(|| reason.to_owned(), |source| format!("{reason} ({source})"))
 }
 
 /// A locally administered unicast address (IEEE 802 section 8.2).

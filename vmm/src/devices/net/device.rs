@@ -2,15 +2,19 @@
 //!
 //! Called by vCPU threads under the transport's lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use virtio_bindings::bindings::virtio_net as spec;
 
 use super::control::Control;
+use super::vhost::{Shelf, VhostPair, Wires};
 use super::worker::Pair;
 use crate::backend::tap::{Offloads, Tap};
+use crate::backend::vhost_net::VhostNet;
 use crate::devices::config_space::read_config;
+use crate::devices::limits::{Meter, SharedLimits};
 use crate::telemetry::QueueCounters;
+use crate::virtio::rate_limit::RateLimit;
 use crate::virtio::{Activation, Device, DeviceType, GuestFault, HostError, Queue, Worker, WorkerError};
 
 /// Entries of a receive or transmit queue.
@@ -26,15 +30,33 @@ pub struct Net {
     id: String,
     mac: Option<MacAddress>,
     tap: Arc<Tap>,
+    limits: Arc<SharedLimits>,
+    /// One for each pair, or none: the frames are moved here.
+    vhost: Vec<Shelf>,
     counters: Vec<Arc<QueueCounters>>,
 }
 
 impl Net {
     /// A card on `tap` with as many queue pairs as the tap has queues. Without a `mac` the guest invents one.
-    pub fn new(id: impl Into<String>, mac: Option<MacAddress>, tap: Tap) -> Self {
-        let mut card = Self { id: id.into(), mac, tap: Arc::new(tap), counters: Vec::new() };
+    ///
+    /// # Errors
+    /// The host gives no timer.
+    pub fn new(id: impl Into<String>, mac: Option<MacAddress>, tap: Tap) -> Result<Self, HostError> {
+        let limits = Arc::new(SharedLimits::new(RateLimit::default(), tap.queues().len() as u16)?);
+        let mut card = Self { id: id.into(), mac, tap: Arc::new(tap), limits, vhost: Vec::new(), counters: Vec::new() };
         card.counters = card.queue_sizes().iter().map(|_| Arc::default()).collect();
-        card
+        Ok(card)
+    }
+
+    /// Has the host's kernel move the frames: one device for each queue pair.
+    pub fn over_vhost(mut self, devices: Vec<VhostNet>) -> Self {
+        self.vhost = devices.into_iter().map(|device| Arc::new(Mutex::new(Some(device)))).collect();
+        self
+    }
+
+    /// The limits, to be changed while the guest runs; `None` where the host's kernel moves the frames, which knows none.
+    pub fn limits(&self) -> Option<Arc<SharedLimits>> {
+        self.vhost.is_empty().then(|| self.limits.clone())
     }
 
     fn pairs(&self) -> u16 {
@@ -48,6 +70,18 @@ impl Net {
         let [p0, p1] = self.pairs().to_le_bytes();
         let [u0, u1] = self.tap.mtu().unwrap_or_default().to_le_bytes();
         [m0, m1, m2, m3, m4, m5, s0, s1, p0, p1, u0, u1]
+    }
+
+    /// The worker of one queue pair.
+    fn pair(&self, wires: Wires, queues: (Queue, Queue)) -> Result<Box<dyn Worker>, WorkerError> {
+        let counters = (self.counter(&queues.0), self.counter(&queues.1));
+        if let Some(shelf) = self.vhost.get(wires.index) {
+            return Ok(Box::new(VhostPair::new(wires, shelf, queues, counters)?));
+        }
+        let missing = GuestFault::Protocol("More queue pairs than the network card has");
+        let meter = Meter::new(&self.limits, wires.index).ok_or(missing)?;
+        let mergeable = has(wires.features, spec::VIRTIO_NET_F_MRG_RXBUF);
+        Ok(Box::new(Pair::new((wires.tap, wires.index), meter, queues, counters, mergeable)?))
     }
 
     fn counter(&self, queue: &Queue) -> Arc<QueueCounters> {
@@ -124,26 +158,20 @@ impl Device for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Box<dyn Worker>>, WorkerError> {
-        let Activation { queues, features, .. } = activation;
+        let Activation { memory, queues, features, .. } = activation;
         self.tap
             .set_offloads(offloads(features))
             .map_err(|e| HostError::new(format!("Could not set the offloads of tap {}", self.tap.name()), e))?;
         // Section 5.1.2: without MQ there is one pair, and the control queue follows it directly.
         let pairs = if has(features, spec::VIRTIO_NET_F_MQ) { self.pairs() } else { 1 };
-        let mergeable = has(features, spec::VIRTIO_NET_F_MRG_RXBUF);
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         let mut queues = queues.into_iter();
         for index in 0..pairs {
             match (queues.next().flatten(), queues.next().flatten()) {
                 (Some(receive), Some(transmit)) => {
-                    let counters = (self.counter(&receive), self.counter(&transmit));
-                    workers.push(Box::new(Pair::new(
-                        self.tap.clone(),
-                        index,
-                        (receive, transmit),
-                        counters,
-                        mergeable,
-                    )?));
+                    let wires =
+                        Wires { memory, features, tap: self.tap.clone(), index: index.into(), id: self.id.clone() };
+                    workers.push(self.pair(wires, (receive, transmit))?);
                 }
                 (None, None) if index > 0 => {}
                 _ => return Err(GuestFault::Protocol("A queue pair of the network card is only half enabled").into()),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Frames go between guest buffers and the tap without a copy; the kernel reads and writes the header before each frame.
-//! One worker for each queue pair, one for the control queue if there is one.
+//! One worker for each queue pair, one for the control queue if there is one. With vhost-net the host's kernel does the work of a
+//! pair, and its worker passes interrupts on.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -16,6 +17,7 @@ mod control;
 mod device;
 mod receive;
 mod transmit;
+mod vhost;
 mod worker;
 
 pub use attach::attach;

@@ -12,8 +12,9 @@ use super::{BUDGET, MAX_FRAME, Turn};
 use crate::backend::IoVecs;
 use crate::backend::iovecs::MAX_IOVECS;
 use crate::backend::tap::{HEADER_LEN, TapQueue};
+use crate::devices::limits::Meter;
 use crate::telemetry::QueueCounters;
-use crate::virtio::{Chain, GuestFault, Queue};
+use crate::virtio::{Chain, GuestFault, Queue, WorkerError};
 
 /// Room for an ordinary frame with its header, in bytes.
 const ORDINARY_FRAME: usize = HEADER_LEN + 1514;
@@ -85,8 +86,8 @@ impl Receiver {
         self.polling = polling;
     }
 
-    /// Receives what is waiting, at most [`BUDGET`] frames.
-    pub(super) fn run(&mut self, tap: &TapQueue) -> Result<Turn, GuestFault> {
+    /// Receives what is waiting, at most [`BUDGET`] frames, as far as `meter` lets them pass.
+    pub(super) fn run(&mut self, tap: &TapQueue, meter: &mut Meter) -> Result<Turn, WorkerError> {
         let mut turn = Turn::default();
         self.bytes = 0;
         let mut batch = 1;
@@ -96,6 +97,10 @@ impl Receiver {
                 turn.more = true;
                 break;
             }
+            if !meter.may_pass()? {
+                break;
+            }
+            let before = self.bytes;
             if !self.step(tap)? {
                 let starved = self.readable;
                 if !starved || self.polling || !self.queue.enable_kicks()? {
@@ -105,6 +110,7 @@ impl Receiver {
                 continue;
             }
             turn.frames += 1;
+            meter.charge(self.bytes - before);
             // The first frame of a burst is shown at once, later ones in growing batches.
             if self.unpublished >= batch {
                 self.publish()?;

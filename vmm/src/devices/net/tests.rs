@@ -30,7 +30,7 @@ fn bench(features: u64) -> Bench {
 
 fn bench_of(pairs: u16, features: u64) -> Bench {
     let (tap, far) = Tap::over_sockets(pairs).unwrap();
-    let mut card = Net::new("net0", Some([2, 0, 0, 0, 0, 7]), tap);
+    let mut card = Net::new("net0", Some([2, 0, 0, 0, 0, 7]), tap).unwrap();
     let mut guest = FakeGuest::new();
     let workers = guest.activate(&mut card, features).unwrap();
     Bench { guest, card, workers, wires: far.into_iter().map(UnixStream::from).collect() }
@@ -322,7 +322,7 @@ fn without_multi_queue_the_control_queue_follows_the_first_pair() {
 #[test]
 fn the_configuration_can_be_read_at_any_offset() {
     let (tap, _far) = Tap::over_sockets(2).unwrap();
-    let card = Net::new("net0", Some([2, 3, 4, 5, 6, 7]), tap);
+    let card = Net::new("net0", Some([2, 3, 4, 5, 6, 7]), tap).unwrap();
     let mut bytes = [0xff; 16];
     card.read_config(0, &mut bytes);
     assert_eq!(bytes, [2, 3, 4, 5, 6, 7, 1, 0, 2, 0, 0xdc, 5, 0, 0, 0, 0]);

@@ -8,8 +8,9 @@ use super::{BUDGET, MAX_FRAME, Turn};
 use crate::backend::IoVecs;
 use crate::backend::iovecs::MAX_IOVECS;
 use crate::backend::tap::{HEADER_LEN, TapQueue};
+use crate::devices::limits::Meter;
 use crate::telemetry::QueueCounters;
-use crate::virtio::{Chain, GuestFault, Queue};
+use crate::virtio::{Chain, GuestFault, Queue, WorkerError};
 
 /// Buffers given back together: one store that the driver's core has to fetch, instead of one for each.
 const BATCH: u16 = 16;
@@ -41,15 +42,16 @@ impl Transmitter {
         if polling { self.queue.disable_kicks().map(|()| false) } else { self.queue.enable_kicks() }
     }
 
-    /// Sends what is waiting, at most [`BUDGET`] frames.
-    pub(super) fn run(&mut self, tap: &TapQueue) -> Result<Turn, GuestFault> {
+    /// Sends what is waiting, at most [`BUDGET`] frames, as far as `meter` lets them pass. What it holds back stays in the
+    /// ring, and the driver is not asked for kicks: the meter's alarm will tell.
+    pub(super) fn run(&mut self, tap: &TapQueue, meter: &mut Meter) -> Result<Turn, WorkerError> {
         let mut turn = Turn::default();
         let mut bytes = 0;
         self.queue.disable_kicks()?;
         loop {
-            turn.frames += self.send_waiting(tap, BUDGET - turn.frames, &mut bytes)?;
+            turn.frames += self.send_waiting(tap, BUDGET - turn.frames, &mut bytes, meter)?;
             turn.more = turn.frames >= BUDGET;
-            if turn.more || self.polling || !self.queue.enable_kicks()? {
+            if turn.more || self.polling || meter.is_holding() || !self.queue.enable_kicks()? {
                 break;
             }
             self.queue.disable_kicks()?;
@@ -61,13 +63,22 @@ impl Transmitter {
         Ok(turn)
     }
 
-    fn send_waiting(&mut self, tap: &TapQueue, budget: u32, bytes: &mut u64) -> Result<u32, GuestFault> {
+    fn send_waiting(
+        &mut self,
+        tap: &TapQueue,
+        budget: u32,
+        bytes: &mut u64,
+        meter: &mut Meter,
+    ) -> Result<u32, WorkerError> {
         let mut frames = 0;
         let mut unpublished = 0;
         while frames < budget
+            && meter.may_pass()?
             && let Some(chain) = self.queue.pop()?
         {
-            *bytes += self.send(tap, &chain)?;
+            let sent = self.send(tap, &chain)?;
+            meter.charge(sent);
+            *bytes += sent;
             self.queue.push_unpublished(chain, 0, unpublished)?;
             frames += 1;
             unpublished += 1;

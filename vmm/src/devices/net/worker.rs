@@ -8,12 +8,14 @@ use std::sync::Arc;
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::backend::tap::{Tap, TapQueue};
+use crate::devices::limits::Meter;
 use crate::telemetry::QueueCounters;
 use crate::virtio::{GuestFault, Interest, Polled, Queue, Source, Worker, WorkerError};
 
 const RECEIVE_KICK: u32 = 0;
 const TRANSMIT_KICK: u32 = 1;
 const TAP: u32 = 2;
+const ALARM: u32 = 3;
 
 /// A receive queue, a transmit queue, and their queue of the tap.
 pub(super) struct Pair {
@@ -21,6 +23,7 @@ pub(super) struct Pair {
     index: usize,
     receiver: Receiver,
     transmitter: Transmitter,
+    meter: Meter,
     polling: bool,
 }
 
@@ -29,30 +32,36 @@ fn queue_of(tap: &Tap, index: usize) -> Result<&TapQueue, GuestFault> {
     tap.queues().get(index).ok_or(GuestFault::Protocol("More queue pairs than the network card has"))
 }
 
+fn count_fault(counters: &QueueCounters, error: &WorkerError) {
+    if matches!(error, WorkerError::Guest(_)) {
+        counters.add_guest_fault();
+    }
+}
+
 impl Pair {
-    /// Joins the (receive, transmit) queues with queue `index` of the tap.
+    /// Joins the (receive, transmit) queues with the queue of that number of the tap.
     pub(super) fn new(
-        tap: Arc<Tap>,
-        index: u16,
+        (tap, index): (Arc<Tap>, usize),
+        meter: Meter,
         (receive, transmit): (Queue, Queue),
         counters: (Arc<QueueCounters>, Arc<QueueCounters>),
         mergeable: bool,
     ) -> Result<Self, GuestFault> {
-        let index = usize::from(index);
         queue_of(&tap, index)?;
         Ok(Self {
             tap,
             index,
             receiver: Receiver::new(receive, counters.0, mergeable)?,
             transmitter: Transmitter::new(transmit, counters.1),
+            meter,
             polling: false,
         })
     }
 
     /// True when frames are left for the next turn.
     fn receive(&mut self) -> Result<bool, WorkerError> {
-        let turn = queue_of(&self.tap, self.index).and_then(|tap| self.receiver.run(tap));
-        let turn = turn.inspect_err(|_| self.receiver.counters().add_guest_fault())?;
+        let turn = self.receiver.run(queue_of(&self.tap, self.index)?, &mut self.meter);
+        let turn = turn.inspect_err(|error| count_fault(self.receiver.counters(), error))?;
         // While polling, the next poll finds the rest.
         if turn.more && !self.polling {
             self.receiver.queue().kick_self();
@@ -61,8 +70,8 @@ impl Pair {
     }
 
     fn transmit(&mut self) -> Result<bool, WorkerError> {
-        let turn = queue_of(&self.tap, self.index).and_then(|tap| self.transmitter.run(tap));
-        let turn = turn.inspect_err(|_| self.transmitter.counters().add_guest_fault())?;
+        let turn = self.transmitter.run(queue_of(&self.tap, self.index)?, &mut self.meter);
+        let turn = turn.inspect_err(|error| count_fault(self.transmitter.counters(), error))?;
         if turn.more && !self.polling {
             self.transmitter.queue().kick_self();
         }
@@ -87,6 +96,7 @@ impl Worker for Pair {
         let mut sources = vec![
             source(self.receiver.queue().kick_fd(), RECEIVE_KICK, Interest::Readable),
             source(self.transmitter.queue().kick_fd(), TRANSMIT_KICK, Interest::Readable),
+            source(self.meter.fd(), ALARM, Interest::Readable),
         ];
         if let Ok(queue) = queue_of(&self.tap, self.index) {
             sources.push(source(queue.as_raw_fd(), TAP, Interest::ReadableEdge));
@@ -103,6 +113,10 @@ impl Worker for Pair {
             TRANSMIT_KICK => {
                 self.transmitter.queue().clear_kick();
                 self.transmit()?;
+            }
+            ALARM => {
+                self.meter.release();
+                self.look()?;
             }
             _ => {
                 self.receiver.set_readable();
@@ -128,7 +142,8 @@ impl Worker for Pair {
         self.receiver.set_polling(false);
         let waiting = self.transmitter.set_polling(false)?;
         let found = self.look()?;
-        Ok(if waiting { Polled::Worked } else { found })
+        // What a rate limit holds back waits for its alarm, not for us.
+        Ok(if waiting && !self.meter.is_holding() { Polled::Worked } else { found })
     }
 
     fn quiesce(&mut self) -> Result<(), WorkerError> {
@@ -137,6 +152,7 @@ impl Worker for Pair {
     }
 
     fn resume(&mut self) -> Result<(), WorkerError> {
+        self.meter.release();
         self.look()?;
         Ok(())
     }

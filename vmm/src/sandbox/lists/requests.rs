@@ -83,6 +83,7 @@ pub(super) const TUNSETQUEUE: u32 = ioc(WRITE, 0x54, 217, 4);
 
 // <linux/vhost.h>.
 const VHOST: u32 = 0xaf;
+pub(super) const VHOST_SET_OWNER: u32 = ioc(0, VHOST, 0x01, 0);
 pub(super) const VHOST_SET_FEATURES: u32 = ioc(WRITE, VHOST, 0x00, 8);
 pub(super) const VHOST_SET_MEM_TABLE: u32 = ioc(WRITE, VHOST, 0x03, 8);
 pub(super) const VHOST_SET_VRING_NUM: u32 = ioc(WRITE, VHOST, 0x10, 8);
@@ -91,6 +92,7 @@ pub(super) const VHOST_SET_VRING_BASE: u32 = ioc(WRITE, VHOST, 0x12, 8);
 pub(super) const VHOST_GET_VRING_BASE: u32 = ioc(READ | WRITE, VHOST, 0x12, 8);
 pub(super) const VHOST_SET_VRING_KICK: u32 = ioc(WRITE, VHOST, 0x20, 8);
 pub(super) const VHOST_SET_VRING_CALL: u32 = ioc(WRITE, VHOST, 0x21, 8);
+pub(super) const VHOST_SET_VRING_ERR: u32 = ioc(WRITE, VHOST, 0x22, 8);
 pub(super) const VHOST_NET_SET_BACKEND: u32 = ioc(WRITE, VHOST, 0x30, 8);
 
 // <linux/fs.h>.

@@ -112,21 +112,35 @@ pub enum When {
     },
 }
 
-/// Why a filter is not in force.
+/// Why a thread's filter is not in force.
 #[derive(Debug, thiserror::Error)]
-#[error("Cannot install the system-call filter of a {role:?} thread")]
-pub struct SeccompError {
-    role: Role,
-    source: seccompiler::Error,
+pub enum SeccompError {
+    /// Landlock refused to end the reading of files.
+    #[error("Cannot forbid files to a {role:?} thread")]
+    Landlock {
+        /// The thread's role.
+        role: Role,
+        /// What was refused.
+        source: landlock::RulesetError,
+    },
+    /// The kernel refused the filter.
+    #[error("Cannot install the system-call filter of a {role:?} thread")]
+    Filter {
+        /// The thread's role.
+        role: Role,
+        /// What was refused.
+        source: seccompiler::Error,
+    },
 }
 
-/// Puts the role's filter on the calling thread, for good.
+/// Ends the reading of files for the calling thread, and puts the role's filter on it, for good.
 ///
 /// Also sets `no_new_privs`, without which an unprivileged thread may not install a filter.
 ///
 /// # Errors
 /// The kernel has no seccomp filters, or refuses one more.
 pub fn install(role: Role) -> Result<(), SeccompError> {
+    super::forbid_reading().map_err(|source| SeccompError::Landlock { role, source })?;
     let program = role.program();
     let mut code = program.code.clone();
     // A process id is the one operand that is not known before the process runs.
@@ -134,5 +148,5 @@ pub fn install(role: Role) -> Result<(), SeccompError> {
         instruction.k = std::process::id();
     }
     let filter = code.get(..program.len).unwrap_or(&code);
-    seccompiler::apply_filter(filter).map_err(|source| SeccompError { role, source })
+    seccompiler::apply_filter(filter).map_err(|source| SeccompError::Filter { role, source })
 }
