@@ -20,7 +20,7 @@ use crate::store::{Record as _, Stored, WriteTx};
 /// Pieces that wait to be written while the client already sends the next.
 const PIECES: usize = 4;
 /// A client that sends nothing for so long is given up.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// A piece of an upload. Without an end, what came is thrown away.
 #[derive(Debug)]

@@ -87,11 +87,7 @@ impl Storage {
             let sharing = if depth == 0 && !readonly { Sharing::Nobody } else { Sharing::Readers };
             let file = self.open_layer(layer, sharing, direct).await?;
             let name = layer_name(id, depth);
-            path = match depth {
-                0 => format!("fd:{name}"),
-                // Formats of what is below are named, too: no header is believed about them.
-                _ => format!("{path}+{name}:{}", layer.format.as_str()),
-            };
+            path = if depth == 0 { format!("fd:{name}") } else { format!("{path}+{name}") };
             fds.push((name, file.into()));
         }
         let format = layers.first().map_or(VolumeFormat::Raw, |layer| layer.format);

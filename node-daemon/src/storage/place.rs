@@ -169,7 +169,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Part {
     file: File,
-    part: PathBuf,
+    path: PathBuf,
     target: PathBuf,
     published: bool,
 }
@@ -187,7 +187,7 @@ impl Part {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&part).map_err(|error| StorageError::io("make", &part, error))?;
-        Ok(Self { file, part, target, published: false })
+        Ok(Self { file, path: part, target, published: false })
     }
 
     /// To be written to.
@@ -197,7 +197,7 @@ impl Part {
 
     /// Where it is now, for messages.
     pub fn path(&self) -> &Path {
-        &self.part
+        &self.path
     }
 
     /// Makes it durable and gives it its name.
@@ -205,8 +205,8 @@ impl Part {
     /// # Errors
     /// What the kernel said; the file is gone then.
     pub fn publish(mut self) -> Result<(), StorageError> {
-        self.file.sync_all().map_err(|error| StorageError::io("write out", &self.part, error))?;
-        rename(&self.part, &self.target)?;
+        self.file.sync_all().map_err(|error| StorageError::io("write out", &self.path, error))?;
+        rename(&self.path, &self.target)?;
         self.published = true;
         let directory = self.target.parent().unwrap_or(Path::new("/"));
         sync_directory(directory)
@@ -218,7 +218,7 @@ impl Drop for Part {
         if self.published {
             return;
         }
-        if let Err(error) = remove(&self.part) {
+        if let Err(error) = remove(&self.path) {
             // The next sweep takes it.
             tracing::warn!("A file in the making stays for now: {error}");
         }

@@ -96,9 +96,10 @@ impl Storage {
     async fn found_pool(&self, record: &Pool) -> Result<(), Failure> {
         let prepared = LivePool::new(record, &self.mounts());
         super::pool::supervise::mount(&prepared).await?;
-        let known = self.store().read(|tx| Ok(tx.all::<Pool>()?.into_iter().map(|s| s.record.id).collect())).await?;
+        let known =
+            self.store().read(|tx| Ok(tx.all::<Pool>()?.into_iter().map(|s| s.record.id).collect::<Vec<_>>())).await?;
         let (root, id) = (prepared.place().root().to_owned(), record.id.clone());
-        prepared.gate().call("look into it", PATIENCE, move || claim(&root, &id, known)).await?;
+        prepared.gate().call("look into it", PATIENCE, move || claim(&root, &id, &known)).await?;
         let live = self.adopt(record).await;
         live.ready()?;
         let mut ready = record.clone();
@@ -133,7 +134,7 @@ impl Storage {
 }
 
 /// Makes the directory this pool's, or says why not.
-fn claim(root: &Path, id: &Id, known: Vec<Id>) -> Result<(), StorageError> {
+fn claim(root: &Path, id: &Id, known: &[Id]) -> Result<(), StorageError> {
     let refused = |why: String| {
         Err(StorageError::new(StorageFault::Refused, format!("{} cannot be a pool: {why}", root.display())))
     };

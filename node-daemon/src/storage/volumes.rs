@@ -11,7 +11,7 @@ use super::lock::Sharing;
 use super::open::{open_locked, path_of};
 use super::place::{Part, remove};
 use super::{Meter, Origin, Recipe, Storage, StorageError, qcow2, records};
-use crate::model::{Base, Failure, Id, NewEvent, Volume, VolumeFormat, VolumePhase};
+use crate::model::{Base, Failure, FailureKind, Id, NewEvent, Volume, VolumeFormat, VolumePhase};
 use crate::store::{Record as _, Stored, WriteTx};
 use crate::tasks::TaskContext;
 
@@ -150,10 +150,10 @@ impl Storage {
         self.store()
             .write(move |tx| {
                 tx.update(&after, None)?;
-                match told {
-                    true => tx.event(NewEvent::info("volume.resized", message).on(after.reference())).map(drop),
-                    false => Ok(()),
+                if told {
+                    tx.event(NewEvent::info("volume.resized", message).on(after.reference()))?;
                 }
+                Ok(())
             })
             .await?;
         grown
@@ -188,6 +188,24 @@ impl Storage {
                 tx.event(event.on(volume.reference())).map(drop)
             })
             .await
+    }
+
+    /// Deletes a volume at once, for whoever made it along with something else. One that is gone is no error, nor is one that a VM
+    /// or another volume needs by now: it stays.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while somebody has it open; a pool that cannot be used.
+    pub async fn discard_volume(&self, id: &Id) -> Result<(), Failure> {
+        let (id, users) = (id.clone(), self.users());
+        let reserved = self.store().write(move |tx| super::reserve_deletion(tx, &*users, id.as_str(), None)).await;
+        match reserved {
+            Ok(volume) => self.delete_volume(volume).await,
+            Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::FailedPrecondition) => {
+                tracing::info!("A volume is not deleted along: {failure}");
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn erase_volume(&self, volume: &Volume) -> Result<(), Failure> {

@@ -198,10 +198,8 @@ impl Changes {
             return Err(Failure::invalid("update_mask", path, "cannot be changed: name `name` or `labels`"));
         }
         let named = |path: &str, differs: bool| paths.iter().any(|p| p == path) || (paths.is_empty() && differs);
-        let name = match named("name", !wish.name.is_empty()) {
-            true => Some(Name::parse("name", &wish.name)?),
-            false => None,
-        };
+        let renamed = named("name", !wish.name.is_empty());
+        let name = renamed.then(|| Name::parse("name", &wish.name)).transpose()?;
         let labels = named("labels", !wish.labels.is_empty()).then(|| wish.labels.clone());
         if let Some(labels) = &labels {
             check_labels("labels", labels)?;

@@ -15,7 +15,7 @@ use super::super::{Meter, StorageError, StorageFault};
 /// Calls on one pool at a time.
 const THREADS: usize = 16;
 /// A copy that does not move for so long is given up.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_mins(2);
 
 /// One pool's way.
 #[derive(Clone)]
@@ -163,7 +163,7 @@ mod tests {
         let gate = Gate::with_silence("bad", Duration::from_millis(20));
         let (told, hear) = mpsc::channel();
         let hang = move |meter: &Meter| {
-            while meter.stop_token().is_cancelled() == false {
+            while !meter.stop_token().is_cancelled() {
                 thread::yield_now();
             }
             told.send(()).unwrap();

@@ -28,7 +28,7 @@ pub fn is_mounted(at: &Path) -> Result<bool, StorageError> {
     Ok(mounted_in(&text, at))
 }
 
-/// proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows a field that is a hyphen.
+/// `proc_pid_mountinfo(5)`: the fifth field is the mount point, and the type follows a field that is a hyphen.
 fn mounted_in(table: &str, at: &Path) -> bool {
     // Blanks in paths are written as octal; our mount points have none.
     let at = at.to_string_lossy();

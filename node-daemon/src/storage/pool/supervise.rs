@@ -96,11 +96,11 @@ impl Storage {
             hold(pool).await?;
         }
         let looked = probe(pool).await;
-        if let Err(error) = &looked {
-            if error.fault() != StorageFault::Deadline {
-                // Another file system is there, or none: begin anew with the next look.
-                pool.release();
-            }
+        if let Err(error) = &looked
+            && error.fault() != StorageFault::Deadline
+        {
+            // Another file system is there, or none: begin anew with the next look.
+            pool.release();
         }
         looked?;
         let recovered = pool.state().recovered;

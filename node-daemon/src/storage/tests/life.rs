@@ -59,7 +59,7 @@ async fn clones_hold_what_the_origin_held_and_go_their_own_way() {
     let room = Room::new().await;
     room.image("debian", &pattern(2 << 20, 3)).await;
     let origin = room.create(from_image("origin", "debian", VolumeFormat::Qcow2, true)).await.unwrap();
-    room.write(&origin, &[7; 70_000], 123_456).await.unwrap();
+    room.write(&origin, &vec![7; 70_000], 123_456).await.unwrap();
     let before = room.contents(&origin.id).await;
     let full = room.clone_of("origin", "full", false).await.unwrap();
     assert_eq!((full.base.as_ref(), full.image.as_ref()), (None, origin.image.as_ref()));
@@ -119,7 +119,7 @@ async fn a_disk_leaves_with_all_its_layers_locked() {
     let volume = room.create(from_image("disk", "debian", VolumeFormat::Qcow2, true)).await.unwrap();
     let disk = room.storage.open_disk(&volume.id, false, false).await.unwrap();
     let (top, below) = (format!("disk-{}", volume.id), format!("disk-{}-1", volume.id));
-    assert_eq!(disk.path, format!("fd:{top}+{below}:raw"));
+    assert_eq!(disk.path, format!("fd:{top}+{below}"));
     assert_eq!(disk.fds.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), [top, below]);
     let again = room.storage.open_disk(&volume.id, false, false).await.unwrap_err();
     assert!(again.to_string().contains("Volume disk is in use"), "{again}");

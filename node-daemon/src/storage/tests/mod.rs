@@ -168,7 +168,7 @@ fn new_image(name: &str, kind: ImageKind) -> NewImage {
         sha256: String::new(),
         size_bytes: 0,
         boot: None,
-        labels: Default::default(),
+        labels: std::collections::BTreeMap::default(),
         url: String::new(),
     }
 }
