@@ -125,12 +125,7 @@ impl Daemon {
         let lock = claim(&settings)?;
         claiming.end();
         let shutdown = CancellationToken::new();
-        let opening = timeline.span("Open the inventory");
-        let database = settings.database();
-        let store = tokio::task::spawn_blocking(move || Store::open(&database))
-            .await
-            .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
-        opening.end();
+        let store = open_inventory(&settings, &timeline).await?;
         let recovering = timeline.span("End interrupted tasks");
         let tasks = Tasks::new(store.clone());
         let events = Events::new(store.clone());
@@ -165,18 +160,7 @@ impl Daemon {
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
         let finding = timeline.span("Find VMs");
-        networks.know_nics(configured_nics());
-        let launcher = Launcher::open(LaunchSettings::new(settings.run_dir.clone(), settings.vmm.clone()))
-            .map_err(Failure::from)?;
-        let vms = Vms::start(VmParts {
-            store: store.clone(),
-            events: events.clone(),
-            launcher,
-            resources: node_resources(storage.clone(), networks.clone(), store.clone()),
-            log_dir: settings.log_dir.clone(),
-            shutdown: shutdown.clone(),
-        })
-        .await?;
+        let vms = find_vms(&settings, &events, &storage, &networks, &shutdown).await?;
         telemetry.attach_vms(Arc::new(vms.clone()));
         finding.end();
         let rooms = Rooms {
@@ -232,6 +216,36 @@ impl Daemon {
             tracing::info!("The inventory is still in use; its journal is read at the next start");
         }
     }
+}
+
+async fn open_inventory(settings: &Settings, timeline: &Timeline) -> Result<Store, Failure> {
+    let _span = timeline.span("Open the inventory");
+    let database = settings.database();
+    tokio::task::spawn_blocking(move || Store::open(&database))
+        .await
+        .map_err(|error| Failure::internal("Opening the inventory panicked", error))?
+}
+
+/// Takes over the VMs that run, and starts those that shall.
+async fn find_vms(
+    settings: &Settings,
+    events: &Events,
+    storage: &Storage,
+    networks: &Networks,
+    shutdown: &CancellationToken,
+) -> Result<Vms, Failure> {
+    let store = storage.store();
+    networks.know_nics(configured_nics());
+    let launcher = Launcher::open(LaunchSettings::new(settings.run_dir.clone(), settings.vmm.clone()))?;
+    Vms::start(VmParts {
+        store: store.clone(),
+        events: events.clone(),
+        launcher,
+        resources: node_resources(storage.clone(), networks.clone(), store.clone()),
+        log_dir: settings.log_dir.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await
 }
 
 /// This program's version.

@@ -1,8 +1,7 @@
 //! Making VMs: what a draft names is looked up, volumes are reserved, and the record is written, all in one transaction; then
 //! the volumes are made. A VM that cannot be made leaves nothing behind.
 
-use std::collections::BTreeMap;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::rooms::VmUsers;
@@ -193,7 +192,7 @@ pub fn reserve(tx: &WriteTx<'_>, new: NewVm) -> Result<Reserved, Failure> {
     let spec = VmSpec::resolve(&new.draft, &mut look).map_err(|failure| failure.under("spec"))?;
     let recipes = look.recipes;
     check_addresses(tx, &spec).map_err(|failure| failure.under("spec"))?;
-    insert(tx, new.name, new.description, new.labels, spec, recipes)
+    insert(tx, (new.name, new.description, new.labels), spec, recipes)
 }
 
 /// Reserves a copy of a VM. Its volumes are copied, by reflink where the file system has it; its NICs have addresses of
@@ -222,14 +221,12 @@ pub fn reserve_copy(tx: &WriteTx<'_>, origin: &Id, name: Name) -> Result<Reserve
         disk.source = DiskSource::Volume(recipe.volume.id.clone());
         recipes.push(recipe);
     }
-    insert(tx, name, origin.description, origin.labels, spec, recipes)
+    insert(tx, (name, origin.description, origin.labels), spec, recipes)
 }
 
 fn insert(
     tx: &WriteTx<'_>,
-    name: Name,
-    description: String,
-    labels: BTreeMap<String, String>,
+    (name, description, labels): (Name, String, BTreeMap<String, String>),
     spec: VmSpec,
     recipes: Vec<Recipe>,
 ) -> Result<Reserved, Failure> {

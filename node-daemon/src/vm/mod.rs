@@ -54,14 +54,14 @@ use crate::reconcile::lifecycle::{Event, State};
 use crate::reconcile::startup::{self, Found, Step, Wanted};
 use crate::store::{ReadTx, Record, Store, Stored};
 use isolation::IsolationWatch;
-use launch::Launcher;
+use launch::{Launched, Launcher};
 use resources::Resources;
 use supervisor::{Begin, INBOX, Supervisor};
 
 /// Events that wait to be recorded.
 const TOLD: usize = 4096;
 /// How often the isolation of each VM is measured.
-const ISOLATION_INTERVAL: Duration = Duration::from_secs(60);
+const ISOLATION_INTERVAL: Duration = Duration::from_mins(1);
 /// Where the store keeps which boot of the machine it last saw.
 const BOOT_ID: &str = "vm.boot_id";
 
@@ -173,30 +173,12 @@ impl Vms {
             };
             let step = startup::step(wanted, found);
             tracing::info!(vm = %record.id, name = %record.name, ?found, ?step, "VM found");
-            let (state, begin) = match (step, alive) {
-                (Step::Adopt | Step::AdoptAndStop, Some(launched)) => {
-                    kept.insert(record.id.clone());
-                    // Promised before anything else is started.
-                    shared.promise(&record.id, &record.spec);
-                    let stop = step == Step::AdoptAndStop;
-                    (State::Starting, Begin::Adopt { launched: Box::new(launched), stop })
-                }
-                (Step::UndoCreation | Step::FinishDeletion, alive) => {
-                    if let Some(launched) = alive {
-                        // A VM that is being deleted has no guest whose data could be lost.
-                        let _ = rustix::process::pidfd_send_signal(&launched.pidfd, rustix::process::Signal::KILL);
-                    }
-                    (State::Deleting, Begin::Erase)
-                }
-                (Step::Lost, _) => (State::Starting, Begin::Lost),
-                (Step::Start, _) => {
-                    (State::Stopped, Begin::Rest(State::Stopped, "It starts when its turn comes".to_owned()))
-                }
-                (Step::StayFailed, _) => {
-                    (State::Failed, Begin::Rest(State::Failed, record.failed.clone().unwrap_or_default()))
-                }
-                _ => (State::Stopped, Begin::Rest(State::Stopped, String::new())),
-            };
+            if alive.is_some() && matches!(step, Step::Adopt | Step::AdoptAndStop) {
+                kept.insert(record.id.clone());
+                // Promised before anything else is started.
+                shared.promise(&record.id, &record.spec);
+            }
+            let (state, begin) = beginning(step, alive, record);
             let autostart = record.spec.autostart;
             let (entry, supervisor) = self.add(stored, state);
             if step == Step::Start {
@@ -394,6 +376,27 @@ impl Shared {
 
     fn promised(&self) -> MutexGuard<'_, HashMap<Id, Demand>> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// With what a VM's supervisor begins when the daemon does.
+fn beginning(step: Step, alive: Option<Launched>, record: &VmRecord) -> (State, Begin) {
+    match (step, alive) {
+        (Step::Adopt | Step::AdoptAndStop, Some(launched)) => {
+            let stop = step == Step::AdoptAndStop;
+            (State::Starting, Begin::Adopt { launched: Box::new(launched), stop })
+        }
+        (Step::UndoCreation | Step::FinishDeletion, alive) => {
+            if let Some(launched) = alive {
+                // A VM that is being deleted has no guest whose data could be lost.
+                let _ = rustix::process::pidfd_send_signal(&launched.pidfd, rustix::process::Signal::KILL);
+            }
+            (State::Deleting, Begin::Erase)
+        }
+        (Step::Lost, _) => (State::Starting, Begin::Lost),
+        (Step::Start, _) => (State::Stopped, Begin::Rest(State::Stopped, "It starts when its turn comes".to_owned())),
+        (Step::StayFailed, _) => (State::Failed, Begin::Rest(State::Failed, record.failed.clone().unwrap_or_default())),
+        _ => (State::Stopped, Begin::Rest(State::Stopped, String::new())),
     }
 }
 

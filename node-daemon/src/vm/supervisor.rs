@@ -279,11 +279,10 @@ impl Supervisor {
         match news {
             News::Up(up) => self.up(*up).await,
             News::NotUp(failure) => self.not_up(failure).await,
-            News::Over(exit) => self.ended(exit).await,
             News::Saw(event) => self.happened(event, None, String::new()).await,
             News::Panicked => self.heard(|heard| heard.panicked = true),
             News::Shutdown => self.heard(|heard| heard.shutdown = true),
-            News::Ended(exit) => self.ended(exit).await,
+            News::Over(exit) | News::Ended(exit) => self.ended(exit).await,
             News::Erased(Ok(())) => self.happened(Event::Deleted, None, String::new()).await,
             News::Erased(Err(failure)) => self.happened(Event::NotDeleted, None, failure.chain()).await,
         }

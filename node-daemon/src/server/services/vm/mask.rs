@@ -90,29 +90,29 @@ mod tests {
         v1::Vm { name: "demo".into(), description: "old".into(), spec: Some(spec), ..Default::default() }
     }
 
-    fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
-        Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() })
+    fn mask(paths: &[&str]) -> prost_types::FieldMask {
+        prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() }
     }
 
     #[test]
     fn only_what_is_named_changes() {
         let present = vm(1, 100);
         let wanted = v1::Vm { description: String::new(), ..vm(2, 200) };
-        let found = lay_over(&present, &wanted, mask(&["spec.memory.size_bytes"])).unwrap();
+        let found = lay_over(&present, &wanted, Some(mask(&["spec.memory.size_bytes"]))).unwrap();
         assert_eq!(found, vm(1, 200));
-        let found = lay_over(&present, &wanted, mask(&["spec.memory.sizeBytes", "description"])).unwrap();
+        let found = lay_over(&present, &wanted, Some(mask(&["spec.memory.sizeBytes", "description"]))).unwrap();
         assert_eq!(found, v1::Vm { description: String::new(), ..vm(1, 200) });
         let found = lay_over(&present, &wanted, None).unwrap();
         assert_eq!(found, vm(2, 200));
         let below_absent = v1::Vm { spec: None, ..vm(1, 1) };
-        let found = lay_over(&below_absent, &wanted, mask(&["spec.cpus.count"])).unwrap();
+        let found = lay_over(&below_absent, &wanted, Some(mask(&["spec.cpus.count"]))).unwrap();
         assert_eq!(found.spec.unwrap().cpus.unwrap().count, 2);
     }
 
     #[test]
     fn paths_that_are_none_are_refused() {
         for path in ["", "id", "status", "spec.nothing", "spec.nics.mac", "labels.a", "name.x", "spec..cpus"] {
-            let refused = lay_over(&vm(1, 1), &vm(2, 2), mask(&[path])).unwrap_err();
+            let refused = lay_over(&vm(1, 1), &vm(2, 2), Some(mask(&[path]))).unwrap_err();
             assert_eq!(refused.fields()[0].field, "update_mask", "{path}");
         }
     }
