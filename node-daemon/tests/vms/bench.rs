@@ -24,7 +24,7 @@ use quantix_node::vm::{Entry, Request, View, VmParts, Vms};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take; the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Disks are files of this test, the kernel is the payload.
 pub struct Files {
@@ -286,10 +286,9 @@ pub async fn hear(entry: &Entry, wanted: &str) -> String {
     let mut viewer = entry.console.view();
     let mut text = String::new();
     while !text.contains(wanted) {
-        match tokio::time::timeout(PATIENCE, viewer.next()).await {
-            Ok(seen) => text.push_str(&String::from_utf8_lossy(&seen.data)),
-            Err(_) => panic!("the guest never said {wanted:?}, but {text:?}"),
-        }
+        let seen = tokio::time::timeout(PATIENCE, viewer.next()).await;
+        let seen = seen.unwrap_or_else(|late| panic!("{late}: the guest never said {wanted:?}, but {text:?}"));
+        text.push_str(&String::from_utf8_lossy(&seen.data));
     }
     text
 }

@@ -58,7 +58,7 @@ async fn the_power_button_ends_a_guest_that_listens_and_time_ends_one_that_does_
     let polite = node.create(bench.record("polite", "after=button")).await;
     node.start(&polite).await.expect("started");
     hear(&polite, "ready").await;
-    node.stop(&polite, Duration::from_secs(60)).await.expect("stopped");
+    node.stop(&polite, Duration::from_mins(1)).await.expect("stopped");
     let exit = polite.view().record().last_exit.clone().expect("an exit");
     assert_eq!(
         (exit.cause, exit.message.as_str()),

@@ -27,7 +27,7 @@ async fn a_new_daemon_takes_over_what_runs() {
     hear(&vm, "ready").await;
     vm.console.type_in("xyz".into()).await.expect("typed");
     hear(&vm, "xyz").await;
-    node.stop(&vm, Duration::from_secs(60)).await.expect("stopped by its button");
+    node.stop(&vm, Duration::from_mins(1)).await.expect("stopped by its button");
     let exit = vm.view().record().last_exit.clone().expect("an exit");
     assert_eq!(exit.cause, ExitCause::Stopped, "{}", exit.message);
     let (log, _) = node.vms.logs(&vm);
