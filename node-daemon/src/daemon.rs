@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Auth;
 use crate::events::Events;
 use crate::host::{Host, Roots};
 use crate::model::{Failure, NewEvent};
@@ -72,7 +73,7 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether the administrator has to change something, rather than the machine being at fault.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. }))
+        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. } | ServerError::Tls(_)))
     }
 }
 
@@ -93,6 +94,8 @@ pub struct Rooms {
     pub telemetry: Telemetry,
     // One line a room. Keep the comment lines: they keep merges apart.
     // auth
+    /// Who may do what.
+    pub auth: Auth,
     // storage
     /// Pools, volumes and images.
     pub storage: Storage,
@@ -145,6 +148,7 @@ impl Daemon {
         looking.end();
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
+        let auth = Auth::start(store.clone()).await?;
         // storage
         let storage = Storage::start(StorageParts {
             store: store.clone(),
@@ -171,6 +175,7 @@ impl Daemon {
             host,
             telemetry,
             // auth
+            auth,
             // storage
             storage,
             // network
