@@ -27,6 +27,8 @@ pub use task::{NewTask, Progress, Task, TaskError, TaskState};
 pub use time::Time;
 
 // One line a resource, by the room that owns it. Keep the comment lines: they keep merges apart.
+mod user;
+pub use user::{Token, TokenKind, User};
 // auth: user, token
 // storage: pool, volume, image
 mod image;
