@@ -13,7 +13,7 @@ BENCH      := $(TARGET_DIR)/$(TRIPLE)/release/quantix-bench
 PAYLOAD    := $(CURDIR)/tests/payload/target/$(TRIPLE)/release/quantix-payload
 
 # Debian packages, each with its reason in tests/README.md.
-PACKAGES := acpica-tools build-essential busybox-static ca-certificates clang cpio curl dnsmasq-base e2fsprogs iperf3 iproute2 \
+PACKAGES := acpica-tools btrfs-progs build-essential busybox-static ca-certificates clang cpio curl dnsmasq-base e2fsprogs iperf3 iproute2 \
             kmod lz4 mmdebstrap mold nftables python3-venv qemu-system-common qemu-system-x86 qemu-utils shellcheck strace
 
 export CARGO_TARGET_DIR := $(TARGET_DIR)
