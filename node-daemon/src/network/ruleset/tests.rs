@@ -79,13 +79,15 @@ fn a_guest_sends_as_itself_only() {
     let from = lines(&tables.bridge, "from-qxt1");
     let end = "counter:spoofed-qxt1 drop";
     for expected in [
-        "ether.type!={ip,arp,ip6}",
+        "ether.type!=ip ether.type!=arp ether.type!=ip6",
         "ether.saddr!=52:54:00:00:00:07",
         "arp.saddr ether!=52:54:00:00:00:07",
-        "udp.sport=={67,547}",
-        "icmpv6.type=={134,137}",
-        "arp.saddr ip!={10.80.0.7,0.0.0.0}",
-        "ip.saddr!={10.80.0.7,0.0.0.0}",
+        "udp.sport==67",
+        "udp.sport==547",
+        "icmpv6.type==134",
+        "icmpv6.type==137",
+        "arp.saddr ip!=10.80.0.7 arp.saddr ip!=0.0.0.0",
+        "ip.saddr!=10.80.0.7 ip.saddr!=0.0.0.0",
     ] {
         assert!(from.contains(&format!("{expected} {end}")), "{expected}: {from:#?}");
     }
@@ -125,7 +127,7 @@ fn rules_say_what_passes() {
     let table = [
         (rule(In, Accept, "tcp", "", "22"), "to-qxt1", "tcp.dport==22 accept".to_owned()),
         (rule(In, Accept, "udp", "", "8000-8100"), "to-qxt1", "udp.dport==8000-8100 accept".to_owned()),
-        (rule(In, Drop, "icmp", "", ""), "to-qxt1", format!("l4proto=={{icmp,ipv6-icmp}} {drop}")),
+        (rule(In, Drop, "icmp", "", ""), "to-qxt1", format!("l4proto==ipv6-icmp {drop}")),
         (rule(In, Accept, "tcp", "192.0.2.0/24", ""), "to-qxt1", "l4proto==tcp ip.saddr==192.0.2.0/24 accept".into()),
         (rule(Out, Accept, "", "192.0.2.7", ""), "from-qxt1", "ip.daddr==192.0.2.7 accept".into()),
         (rule(Out, Drop, "", "2001:db8::/32", ""), "from-qxt1", format!("ip6.daddr==2001:db8::/32 {drop}")),

@@ -262,3 +262,19 @@ fn tables_that_somebody_broke_are_written_anew() {
         }
     });
 }
+
+#[test]
+fn plugging_in_costs_the_same_with_many_nics() {
+    in_namespace("many NICs", async |host| {
+        host.start(false).await;
+        let network = host.network("n", nat("10.77.0.1/16")).await;
+        let (mut nics, mut times) = (Vec::new(), Vec::new());
+        for i in 0..200 {
+            let plan = host.plan(&network, &format!("vm{i}"), |_| {}).await;
+            let begun = std::time::Instant::now();
+            nics.push(host.networks().plug(&plan).await.unwrap());
+            times.push(begun.elapsed());
+        }
+        println!("{:?}", times.iter().map(|t| t.as_millis()).collect::<Vec<_>>());
+    });
+}
