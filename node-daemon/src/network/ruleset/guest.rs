@@ -14,6 +14,7 @@
 //! NIC that was there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ use super::statement::{
     Statement, accept, by_map, count, drop, established, field, goto, is, is_not, later_fragment4, later_fragment6,
     meta, network_header, prefix, range, remember, to_ports, together, within,
 };
-use super::tables::{Chain, Hook, Set, Table};
+use super::tables::{Chain, Hook, Rules, Set, Table};
 use super::{Desired, GuardedNetwork, GuardedNic, Reach, filter_counter, spoof_counter};
 use crate::model::{Direction, FirewallRule, Protocol, RuleAction};
 
@@ -32,16 +33,18 @@ const ARP_OF_IPV4: u64 = 0x0001_0800_0604;
 const TCP_MEMORY: u32 = 3600;
 const OTHER_MEMORY: u32 = 180;
 
-/// The table for this state.
-pub fn table(desired: &Desired) -> Table {
+/// The table for this state. `memo` holds what was made of it the last time; it changes nothing but the time that it takes.
+pub fn table(desired: &Desired, memo: &mut Memo) -> Table {
+    let taps: BTreeSet<&str> = desired.nics.iter().map(|nic| nic.tap.as_str()).collect();
+    memo.0.retain(|tap, _| taps.contains(tap.as_str()));
     let mut table = Table::default();
     let hook = |name| Some(Hook { kind: "filter", name, priority: 0 });
-    let entry = |hook, key: &str, map: &str| Chain { hook, rules: vec![vec![by_map(meta(key), map)]] };
+    let entry = |hook, key: &str, map: &str| Chain { hook, rules: vec![vec![by_map(meta(key), map)]].into() };
     table.chains.insert("from-guests".into(), entry(hook("prerouting"), "iifname", "from"));
     table.chains.insert("to-guests".into(), entry(hook("postrouting"), "oifname", "to"));
     let (mut from, mut to) = (BTreeMap::new(), BTreeMap::new());
     for nic in &desired.nics {
-        let parts = NicChains::of(nic, desired);
+        let parts = memo.chains(nic, desired);
         table.counters.insert(spoof_counter(&nic.tap));
         table.counters.insert(filter_counter(&nic.tap));
         for (rules, map, prefix) in [(parts.from, &mut from, "from"), (parts.to, &mut to, "to")] {
@@ -83,23 +86,44 @@ fn flows(nic: &GuardedNic, version: &str) -> String {
     format!("flows{version}-{}", nic.tap)
 }
 
-type Rules = Vec<Vec<Statement>>;
+/// The chains of each NIC as they were made last, with all that they were made from.
+#[derive(Debug, Default)]
+pub struct Memo(BTreeMap<String, (Sources, NicChains)>);
 
+type Sources = (GuardedNic, Option<GuardedNetwork>, bool);
+
+impl Memo {
+    fn chains(&mut self, nic: &GuardedNic, desired: &Desired) -> NicChains {
+        let network = desired.networks.iter().find(|network| network.bridge == nic.bridge);
+        let conntrack = desired.bridge_conntrack;
+        if let Some(((was, on, how), chains)) = self.0.get(&nic.tap)
+            && (was, on.as_ref(), *how) == (nic, network, conntrack)
+        {
+            return chains.clone();
+        }
+        let chains = NicChains::of(nic, network, conntrack);
+        let sources = (nic.clone(), network.cloned(), conntrack);
+        self.0.insert(nic.tap.clone(), (sources, chains.clone()));
+        chains
+    }
+}
+
+#[derive(Clone, Debug)]
 struct NicChains {
-    from: Rules,
-    to: Rules,
+    from: Arc<Rules>,
+    to: Arc<Rules>,
     /// Chains that remember and accept, by name.
-    learning: Vec<(String, Rules)>,
+    learning: Vec<(String, Arc<Rules>)>,
 }
 
 impl NicChains {
-    fn of(nic: &GuardedNic, desired: &Desired) -> Self {
-        let network = desired.networks.iter().find(|network| network.bridge == nic.bridge);
+    fn of(nic: &GuardedNic, network: Option<&GuardedNetwork>, conntrack: bool) -> Self {
         let mut from = if nic.allow_spoofing { Vec::new() } else { identity(nic, network) };
         let mut learning = Vec::new();
-        from.append(&mut filter(nic, Direction::Out, desired.bridge_conntrack, &mut learning));
-        let to = filter(nic, Direction::In, desired.bridge_conntrack, &mut learning);
-        Self { from, to, learning }
+        from.append(&mut filter(nic, Direction::Out, conntrack, &mut learning));
+        let to = filter(nic, Direction::In, conntrack, &mut learning);
+        let learning = learning.into_iter().map(|(name, rules)| (name, rules.into())).collect();
+        Self { from: from.into(), to: to.into(), learning }
     }
 }
 
