@@ -123,29 +123,7 @@ impl Daemon {
         let lock = claim(&settings)?;
         claiming.end();
         let shutdown = CancellationToken::new();
-        let opening = timeline.span("Open the inventory");
-        let database = settings.database();
-        let store = tokio::task::spawn_blocking(move || Store::open(&database))
-            .await
-            .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
-        opening.end();
-        let recovering = timeline.span("End interrupted tasks");
-        let tasks = Tasks::new(store.clone());
-        let events = Events::new(store.clone());
-        let interrupted = tasks.recover().await?;
-        if !interrupted.is_empty() {
-            tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
-        }
-        recovering.end();
-        let looking = timeline.span("Look at the node");
-        let host = Host::new(&store, Roots::default(), timeline.clone()).await?;
-        host.examine_kvm(settings.vmm.clone());
-        let telemetry = Telemetry::new(host.clone(), events.clone(), settings.state_dir.clone());
-        if let Some(aside) = store.kept_aside() {
-            let sentence = format!("The inventory was lost; what was left of it is {}", aside.path.display());
-            telemetry.alarms().raise("inventory", &sentence).await;
-        }
-        looking.end();
+        let Base { store, tasks, events, host, telemetry } = base(&settings, &timeline).await?;
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
         let auth = Auth::start(store.clone()).await?;
@@ -200,6 +178,8 @@ impl Daemon {
     /// Ends: no new calls, running tasks get a moment, VMs go on.
     pub async fn stop(self) {
         self.shutdown.cancel();
+        self.rooms.events.close();
+        self.rooms.tasks.close();
         if timeout(PATIENCE, self.server.drained()).await.is_err() {
             tracing::info!("Some calls are still open; they are cut off");
         }
@@ -217,6 +197,43 @@ impl Daemon {
             tracing::info!("The inventory is still in use; its journal is read at the next start");
         }
     }
+}
+
+/// What every other room stands on.
+struct Base {
+    store: Store,
+    tasks: Tasks,
+    events: Events,
+    host: Host,
+    telemetry: Telemetry,
+}
+
+/// Opens the inventory and looks at the node.
+async fn base(settings: &Settings, timeline: &Timeline) -> Result<Base, DaemonError> {
+    let opening = timeline.span("Open the inventory");
+    let database = settings.database();
+    let store = tokio::task::spawn_blocking(move || Store::open(&database))
+        .await
+        .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
+    opening.end();
+    let recovering = timeline.span("End interrupted tasks");
+    let tasks = Tasks::new(store.clone());
+    let events = Events::new(store.clone());
+    let interrupted = tasks.recover().await?;
+    if !interrupted.is_empty() {
+        tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
+    }
+    recovering.end();
+    let looking = timeline.span("Look at the node");
+    let host = Host::new(&store, Roots::default(), timeline.clone()).await?;
+    host.examine_kvm(settings.vmm.clone());
+    let telemetry = Telemetry::new(host.clone(), events.clone(), settings.state_dir.clone());
+    if let Some(aside) = store.kept_aside() {
+        let sentence = format!("The inventory was lost; what was left of it is {}", aside.path.display());
+        telemetry.alarms().raise("inventory", &sentence).await;
+    }
+    looking.end();
+    Ok(Base { store, tasks, events, host, telemetry })
 }
 
 /// This program's version.
