@@ -103,7 +103,8 @@ impl Drop for Node {
 
 /// Where Python has what the examples want, before everything else.
 fn path_with_python() -> String {
-    let made = Command::new("bash").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/venv")).output().expect("bash is there");
+    let made =
+        Command::new("bash").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/venv")).output().expect("bash is there");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     format!("{}/bin:{}", String::from_utf8_lossy(&made.stdout).trim(), std::env::var("PATH").unwrap_or_default())
 }
@@ -137,7 +138,8 @@ fn the_examples_run_as_they_stand() {
 
 #[test]
 fn marked_blocks_are_found_and_others_are_not() {
-    let document = "text\n```sh\nnot this\n```\n<!-- runs -->\n```sh\na\nb\n```\n<!-- runs: x.py -->\n```python\nc\n```\n";
+    let document =
+        "text\n```sh\nnot this\n```\n<!-- runs -->\n```sh\na\nb\n```\n<!-- runs: x.py -->\n```python\nc\n```\n";
     let found = blocks(document);
     assert_eq!(found[0], Block { file: None, text: "a\nb\n".into() });
     assert_eq!(found[1], Block { file: Some("x.py".into()), text: "c\n".into() });
