@@ -13,12 +13,14 @@ use rustix::io::Errno;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Auth;
 use crate::events::Events;
 use crate::host::{Host, Roots};
 use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
+use crate::storage::{NoUsers, Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
@@ -68,7 +70,7 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether the administrator has to change something, rather than the machine being at fault.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. }))
+        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. } | ServerError::Tls(_)))
     }
 }
 
@@ -89,7 +91,11 @@ pub struct Rooms {
     pub telemetry: Telemetry,
     // One line a room. Keep the comment lines: they keep merges apart.
     // auth
+    /// Who may do what.
+    pub auth: Auth,
     // storage
+    /// Pools, volumes and images.
+    pub storage: Storage,
     // network
     /// Bridges, taps and filters.
     pub networks: Networks,
@@ -142,7 +148,18 @@ impl Daemon {
         looking.end();
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
+        let auth = Auth::start(store.clone()).await?;
         // storage
+        let storage = Storage::start(StorageParts {
+            store: store.clone(),
+            events: events.clone(),
+            state_dir: settings.state_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            // vm: who has volumes and images.
+            users: Arc::new(NoUsers),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
         // network
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
@@ -155,7 +172,9 @@ impl Daemon {
             host,
             telemetry,
             // auth
+            auth,
             // storage
+            storage,
             // network
             networks,
             // vm
