@@ -89,7 +89,7 @@ pub enum Invocation {
     /// Serve.
     Run {
         /// With these settings.
-        settings: Settings,
+        settings: Box<Settings>,
         /// What to log.
         log: String,
     },
@@ -117,7 +117,9 @@ pub enum CliError {
 /// What is wrong with either.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     match Arguments::try_parse_from(arguments)?.command {
-        Command::Run(RunArguments { overrides, log }) => Ok(Invocation::Run { settings: overrides.settings()?, log }),
+        Command::Run(RunArguments { overrides, log }) => {
+            Ok(Invocation::Run { settings: Box::new(overrides.settings()?), log })
+        }
         Command::CheckConfig(overrides) => Ok(Invocation::Print(toml::to_string_pretty(&overrides.settings()?)?)),
         Command::Completions { shell } => {
             let mut text = Vec::new();

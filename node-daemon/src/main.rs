@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => end(FAILED, &error),
         },
-        Ok(Invocation::Run { settings, log }) => run(settings, &log),
+        Ok(Invocation::Run { settings, log }) => run(*settings, &log),
         Err(CliError::Arguments(error)) => error.exit(),
         Err(error) => end(REFUSED, &error),
     }

@@ -1,3 +1,7 @@
-//! `qx`: the command line of a Quantix node.
+//! `qx`: the command line of a Quantix node. Everything is in the library, so that tests can reach it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quantix_cli::main()
+}

@@ -120,14 +120,21 @@ impl Uplink {
     }
 }
 
+impl NetworkKind {
+    /// The addresses on it, when the host has one there.
+    pub fn subnet(&self) -> Option<Subnet> {
+        match self {
+            Self::Bridge(_) => None,
+            Self::Nat(nat) => Some(nat.subnet),
+            Self::Isolated { subnet } => *subnet,
+        }
+    }
+}
+
 impl Network {
     /// The addresses on it, when the host has one there.
     pub fn subnet(&self) -> Option<Subnet> {
-        match &self.kind {
-            NetworkKind::Bridge(_) => None,
-            NetworkKind::Nat(nat) => Some(nat.subnet),
-            NetworkKind::Isolated { subnet } => *subnet,
-        }
+        self.kind.subnet()
     }
 
     /// What DHCP gives on it, when this node gives addresses there.

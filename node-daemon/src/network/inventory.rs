@@ -10,7 +10,7 @@ use crate::model::{
     Caller, Failure, Fingerprint, Id, Mac, Name, NatRequest, Network, NetworkKind, NewEvent, NewTask, Page, PageOf,
     ResourceKind, Subnet, Task, Uplink, Violation, check_domain, check_servers, free_subnet,
 };
-use crate::store::{Idempotency, Record, Stored, WriteTx};
+use crate::store::{Idempotency, ReadTx, Record, Stored, WriteTx};
 
 /// Remembered in the inventory once the default network was made, so that one that was deleted stays deleted.
 const DEFAULT_MADE: &str = "network.default-made";
@@ -101,8 +101,14 @@ impl Networks {
     /// # Errors
     /// What is wrong with the request, by field; what is taken; what the host lacks.
     pub async fn create(&self, new: NewNetwork, caller: &Caller) -> Result<Task, Failure> {
+        if let Some(task) = self.same_request(&new, caller).await? {
+            return Ok(task);
+        }
         let id = Id::new();
         let kind = self.check_kind(&new.kind).await?;
+        let wanted = kind.clone();
+        // Before the host is looked at: what another network leads to is a port of its bridge already.
+        self.shared.store.read(move |tx| check_apart(tx, &wanted)).await?;
         let own = naming::bridge(&id);
         let interface = self.world().await.bridges().interface_for(own, &kind).await.map_err(blame_uplink)?;
         let network = Network { id, name: new.name, kind, interface, labels: new.labels };
@@ -111,7 +117,7 @@ impl Networks {
             if let Idempotency::Again(task) = tx.request(&owner, "CreateNetwork", &new.request_id, new.fingerprint)? {
                 return Ok((tx.get_task(&task)?, false));
             }
-            check_apart(tx, &record)?;
+            check_apart(tx, &record.kind)?;
             tx.insert(&record)?;
             tx.event(
                 NewEvent::info("network.created", format!("Network {} was created", record.name))
@@ -128,6 +134,21 @@ impl Networks {
             });
         }
         Ok(task)
+    }
+
+    /// The task of the same request before, which must be answered before anything is checked: it may have changed the host.
+    async fn same_request(&self, new: &NewNetwork, caller: &Caller) -> Result<Option<Task>, Failure> {
+        if new.request_id.is_empty() {
+            return Ok(None);
+        }
+        let (request_id, fingerprint, caller) = (new.request_id.clone(), new.fingerprint, caller.clone());
+        let look = self.shared.store.write(move |tx| {
+            match tx.request(&caller, "CreateNetwork", &request_id, fingerprint)? {
+                Idempotency::Again(task) => tx.get_task(&task).map(Some),
+                Idempotency::First => Ok(None),
+            }
+        });
+        look.await
     }
 
     async fn check_kind(&self, request: &KindRequest) -> Result<NetworkKind, Failure> {
@@ -368,20 +389,20 @@ fn blame_uplink(error: super::NetworkError) -> Failure {
 }
 
 /// Two networks must not have addresses in common, nor lead to the same place.
-fn check_apart(tx: &WriteTx<'_>, new: &Network) -> Result<(), Failure> {
+fn check_apart(tx: &ReadTx<'_>, kind: &NetworkKind) -> Result<(), Failure> {
     for other in tx.all::<Network>()? {
         let other = other.record;
-        match (&new.kind, &other.kind) {
+        match (kind, &other.kind) {
             (NetworkKind::Bridge(a), NetworkKind::Bridge(b)) if a == b => {
                 let reason = format!("is what network {} leads to already: plug NICs into that", other.name);
                 return Err(Failure::invalid("bridge.uplink", &a.interface, reason));
             }
             _ => {}
         }
-        if let (Some(subnet), Some(theirs)) = (new.subnet(), other.subnet())
+        if let (Some(subnet), Some(theirs)) = (kind.subnet(), other.subnet())
             && subnet.overlaps(theirs)
         {
-            let field = if matches!(new.kind, NetworkKind::Nat(_)) { "nat.subnet" } else { "isolated.subnet" };
+            let field = if matches!(kind, NetworkKind::Nat(_)) { "nat.subnet" } else { "isolated.subnet" };
             let reason = format!("overlaps {theirs} of network {}: choose another subnet", other.name);
             return Err(Failure::invalid(field, subnet, reason));
         }

@@ -53,6 +53,7 @@ pub async fn keep(networks: Networks, shutdown: CancellationToken) {
                 networks.settle_all().await;
             }
             () = sleep_until(next) => {
+                networks.world().await.nft().distrust();
                 networks.settle_all().await;
                 networks.note_leases().await;
                 wait = (wait * 2).min(LONGEST_WAIT);

@@ -48,7 +48,6 @@ use crate::tasks::Tasks;
 use bridges::Bridges;
 use dhcp::Host;
 use links::{Link, Links};
-use nft::Nft;
 use ruleset::Family;
 use watch::DirWatch;
 use world::World;
@@ -163,6 +162,11 @@ impl Networks {
         let bridge = ready_bridge(&world, &plan.network)?;
         check_unique(&world, plan)?;
         let tap = plan.tap();
+        // Its guard must not be touched by what is refused.
+        if world.links().find(&tap).await?.is_some() {
+            let what = format!("NIC {} of VM {} is plugged in already (tap {tap})", plan.nic, plan.vm_name);
+            return Err(Failure::precondition(what));
+        }
         world.nics.insert(plan.clone());
         let result = self.plug_in(&mut world, plan, &bridge).await;
         if result.is_err() {
@@ -259,8 +263,9 @@ impl Networks {
 
     /// What the filters dropped of the NIC with this tap.
     pub async fn dropped(&self, tap: &str) -> Result<Dropped, Failure> {
-        let spoofed = Nft::packets(Family::Bridge, &ruleset::spoof_counter(tap)).await?;
-        let filtered = Nft::packets(Family::Bridge, &ruleset::filter_counter(tap)).await?;
+        let mut world = self.world().await;
+        let spoofed = world.nft().packets(Family::Bridge, &ruleset::spoof_counter(tap)).await?;
+        let filtered = world.nft().packets(Family::Bridge, &ruleset::filter_counter(tap)).await?;
         Ok(Dropped { spoofed: spoofed.unwrap_or(0), filtered: filtered.unwrap_or(0) })
     }
 

@@ -95,6 +95,17 @@ impl World {
         }
     }
 
+    /// The filters' program.
+    pub fn nft(&mut self) -> &mut Nft {
+        &mut self.nft
+    }
+
+    /// Calls this program for filters.
+    #[cfg(test)]
+    pub fn look_for_nft(&mut self, program: PathBuf) {
+        self.nft.set_program(program);
+    }
+
     /// The host's interfaces.
     pub fn links(&self) -> &Links {
         &self.links
@@ -286,7 +297,7 @@ impl World {
         }
         self.claim()?;
         if self.bridge_conntrack.is_none() {
-            let can = Nft::bridge_conntrack().await?;
+            let can = self.nft.bridge_conntrack().await?;
             if !can {
                 tracing::warn!(
                     "this kernel does not follow connections on bridges (nf_conntrack_bridge): answers are passed by what \

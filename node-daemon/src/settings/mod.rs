@@ -64,6 +64,8 @@ pub struct Settings {
     // One line a room's section, as `pub room: RoomSettings`. Keep the comment lines: they keep merges apart.
     // auth
     // server
+    /// The certificate.
+    pub tls: TlsSettings,
     // storage
     // network
     /// Networks that NICs are plugged into.
@@ -80,6 +82,16 @@ pub struct ListenSettings {
     pub grpc: SocketAddr,
     /// REST and WebSocket with TLS.
     pub rest: SocketAddr,
+}
+
+/// The certificate that the API shows. With neither, the first start makes one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// PEM, the node's own certificate first, then the chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM.
+    pub key: Option<PathBuf>,
 }
 
 /// Networks that NICs are plugged into.
@@ -106,6 +118,7 @@ impl Default for Settings {
             listen: ListenSettings::default(),
             // auth
             // server
+            tls: TlsSettings::default(),
             // storage
             // network
             network: NetworkSettings::default(),
@@ -176,6 +189,14 @@ impl Settings {
                 let value = path.display().to_string();
                 return Err(SettingsError::Value { field, value, reason: "is not an absolute path: begin it with /" });
             }
+        }
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            let (field, given) = match &self.tls.certificate {
+                Some(path) => ("tls.certificate", path.display().to_string()),
+                None => ("tls.key", self.tls.key.iter().map(|path| path.display().to_string()).collect()),
+            };
+            let reason = "is only one of a pair: give both tls.certificate and tls.key, or neither";
+            return Err(SettingsError::Value { field, value: given, reason });
         }
         if self.listen.grpc == self.listen.rest && self.listen.grpc.port() != 0 {
             let value = self.listen.rest.to_string();

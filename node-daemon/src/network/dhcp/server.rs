@@ -100,11 +100,17 @@ impl DhcpServer {
     }
 
     /// Ends supervision and process.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
+        if let Err(error) = (&mut self.task).await {
             tracing::error!("a supervisor of dnsmasq ended badly: {error}");
         }
+    }
+}
+
+impl Drop for DhcpServer {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

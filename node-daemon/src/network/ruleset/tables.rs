@@ -284,7 +284,7 @@ impl Writer {
                 Set::Addresses(_) => json!({"type": "ipv4_addr"}),
                 Set::Flows(kind) => json!({
                     "type": [kind, kind, "inet_proto", "inet_service", "inet_service"],
-                    "flags": ["timeout", "dynamic"], "timeout": 120, "size": 65536,
+                    "flags": ["timeout"], "timeout": 120, "size": 65536,
                 }),
             };
             let what = self.named(name, form);

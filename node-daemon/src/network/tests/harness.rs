@@ -1,8 +1,6 @@
 //! A host in a namespace of its own, and machines around it. Nothing of it is left when the test ends: namespaces go with
 //! their last descriptor, and what DHCP servers are left is ended.
 
-#![allow(dead_code)]
-
 use std::fs;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -89,7 +87,7 @@ pub struct TestHost {
 }
 
 impl TestHost {
-    fn new(directory: tempfile::TempDir) -> Self {
+    pub fn new(directory: tempfile::TempDir) -> Self {
         for name in ["state", "run"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
@@ -123,13 +121,18 @@ impl TestHost {
 
     /// As a daemon that ends and comes back: its room goes, the host stays as it is.
     pub async fn restart(&mut self) -> &Networks {
+        self.restart_with(false).await
+    }
+
+    /// The same, with the setting for the default network.
+    pub async fn restart_with(&mut self, default_network: bool) -> &Networks {
         self.stop.cancel();
         let old = self.networks.take().unwrap();
         let last = Arc::downgrade(&old.shared);
         drop(old);
         eventually("the old room is gone", async || last.upgrade().is_none().then_some(())).await;
         self.stop = CancellationToken::new();
-        self.start(false).await
+        self.start(default_network).await
     }
 
     /// Makes a network, and waits until it works.

@@ -34,7 +34,7 @@ fn a_guest_of_the_default_network_gets_an_address_and_reaches_the_world() {
 #[test]
 fn a_guest_reaches_dhcp_dns_and_echo_of_the_host_and_no_other_service() {
     in_namespace("host services", async |host| {
-        outside();
+        let _outside = outside();
         serve_on_host(2222);
         host.start(false).await;
         let network = host.network("n", nat("10.77.0.1/24")).await;

@@ -33,7 +33,12 @@ pub struct NetworkRpc {
 impl NetworkRpc {
     /// The service on these rooms.
     pub fn new(rooms: &Rooms) -> Self {
-        Self { networks: rooms.networks.clone(), tasks: rooms.tasks.clone() }
+        Self::of(rooms.networks.clone(), rooms.tasks.clone())
+    }
+
+    /// The service on no more than it needs.
+    pub fn of(networks: Networks, tasks: Tasks) -> Self {
+        Self { networks, tasks }
     }
 
     async fn list(&self, request: v1::ListNetworksRequest) -> Result<v1::ListNetworksResponse, Failure> {

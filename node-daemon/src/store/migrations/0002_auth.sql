@@ -1,1 +1,3 @@
 -- Users and tokens.
+-- documents: users
+-- documents: tokens

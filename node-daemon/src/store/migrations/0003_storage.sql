@@ -1,1 +1,4 @@
 -- Pools, volumes and images.
+-- documents: pools
+-- documents: volumes
+-- documents: images
