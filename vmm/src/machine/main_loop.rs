@@ -117,7 +117,9 @@ impl Machine {
         if let Some(server) = server {
             server.finish();
         }
-        held.iter().for_each(|output| output.finish());
+        for output in &held {
+            output.finish();
+        }
         for thread in threads {
             // A panic of a vCPU thread has been reported by the panic hook already.
             let _ = thread.join();
@@ -190,7 +192,9 @@ impl Machine {
             };
             let typed = ready.iter().any(|event| event.data() == KEYBOARD);
             if ready.iter().any(|event| event.data() == HELD) {
-                held.iter().for_each(|output| output.flush());
+                for output in held {
+                    output.flush();
+                }
             }
             // Clients first: the answer to a command that ends the machine has gone out then.
             if let Some(server) = server.as_deref_mut()

@@ -193,7 +193,7 @@ mod tests {
     fn a_file_gets_everything_at_once() {
         let file = tempfile::tempfile().unwrap();
         let output = HeldOutput::new(file.try_clone().unwrap());
-        output.write(&[7; 300_000]);
+        output.write(&vec![7; 300_000]);
         assert_eq!(file.metadata().unwrap().len(), 300_000);
         assert_eq!(output.room_fd(), None);
     }
