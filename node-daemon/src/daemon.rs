@@ -20,10 +20,13 @@ use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
-use crate::storage::{NoUsers, Storage, StorageParts};
+use crate::storage::{Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
+use crate::vm::launch::{LaunchSettings, Launcher};
+use crate::vm::rooms::{VmUsers, configured_nics, node_resources};
+use crate::vm::{VmParts, Vms};
 
 /// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
 /// as after a crash.
@@ -100,6 +103,8 @@ pub struct Rooms {
     /// Bridges, taps and filters.
     pub networks: Networks,
     // vm
+    /// VMs.
+    pub vms: Vms,
 }
 
 /// A running daemon.
@@ -123,29 +128,7 @@ impl Daemon {
         let lock = claim(&settings)?;
         claiming.end();
         let shutdown = CancellationToken::new();
-        let opening = timeline.span("Open the inventory");
-        let database = settings.database();
-        let store = tokio::task::spawn_blocking(move || Store::open(&database))
-            .await
-            .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
-        opening.end();
-        let recovering = timeline.span("End interrupted tasks");
-        let tasks = Tasks::new(store.clone());
-        let events = Events::new(store.clone());
-        let interrupted = tasks.recover().await?;
-        if !interrupted.is_empty() {
-            tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
-        }
-        recovering.end();
-        let looking = timeline.span("Look at the node");
-        let host = Host::new(&store, Roots::default(), timeline.clone()).await?;
-        host.examine_kvm(settings.vmm.clone());
-        let telemetry = Telemetry::new(host.clone(), events.clone(), settings.state_dir.clone());
-        if let Some(aside) = store.kept_aside() {
-            let sentence = format!("The inventory was lost; what was left of it is {}", aside.path.display());
-            telemetry.alarms().raise("inventory", &sentence).await;
-        }
-        looking.end();
+        let Base { store, tasks, events, host, telemetry } = base(&settings, &timeline).await?;
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
         let auth = Auth::start(store.clone()).await?;
@@ -155,8 +138,7 @@ impl Daemon {
             events: events.clone(),
             state_dir: settings.state_dir.clone(),
             run_dir: settings.run_dir.clone(),
-            // vm: who has volumes and images.
-            users: Arc::new(NoUsers),
+            users: Arc::new(VmUsers),
             shutdown: shutdown.clone(),
         })
         .await?;
@@ -164,6 +146,10 @@ impl Daemon {
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
+        let finding = timeline.span("Find VMs");
+        let vms = find_vms(&settings, &events, &storage, &networks, &shutdown).await?;
+        telemetry.attach_vms(Arc::new(vms.clone()));
+        finding.end();
         let rooms = Rooms {
             settings: Arc::new(settings),
             store,
@@ -178,6 +164,7 @@ impl Daemon {
             // network
             networks,
             // vm
+            vms,
         };
         rooms.telemetry.run(shutdown.clone());
         let listening = timeline.span("Listen");
@@ -200,6 +187,8 @@ impl Daemon {
     /// Ends: no new calls, running tasks get a moment, VMs go on.
     pub async fn stop(self) {
         self.shutdown.cancel();
+        self.rooms.events.close();
+        self.rooms.tasks.close();
         if timeout(PATIENCE, self.server.drained()).await.is_err() {
             tracing::info!("Some calls are still open; they are cut off");
         }
@@ -217,6 +206,65 @@ impl Daemon {
             tracing::info!("The inventory is still in use; its journal is read at the next start");
         }
     }
+}
+
+/// Takes over the VMs that run, and starts those that shall.
+async fn find_vms(
+    settings: &Settings,
+    events: &Events,
+    storage: &Storage,
+    networks: &Networks,
+    shutdown: &CancellationToken,
+) -> Result<Vms, Failure> {
+    let store = storage.store();
+    networks.know_nics(configured_nics());
+    let launcher = Launcher::open(LaunchSettings::new(settings.run_dir.clone(), settings.vmm.clone()))?;
+    Vms::start(VmParts {
+        store: store.clone(),
+        events: events.clone(),
+        launcher,
+        resources: node_resources(storage.clone(), networks.clone(), store.clone()),
+        log_dir: settings.log_dir.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await
+}
+
+/// What every other room stands on.
+struct Base {
+    store: Store,
+    tasks: Tasks,
+    events: Events,
+    host: Host,
+    telemetry: Telemetry,
+}
+
+/// Opens the inventory and looks at the node.
+async fn base(settings: &Settings, timeline: &Timeline) -> Result<Base, DaemonError> {
+    let opening = timeline.span("Open the inventory");
+    let database = settings.database();
+    let store = tokio::task::spawn_blocking(move || Store::open(&database))
+        .await
+        .map_err(|error| Failure::internal("Opening the inventory panicked", error))??;
+    opening.end();
+    let recovering = timeline.span("End interrupted tasks");
+    let tasks = Tasks::new(store.clone());
+    let events = Events::new(store.clone());
+    let interrupted = tasks.recover().await?;
+    if !interrupted.is_empty() {
+        tracing::warn!("{} tasks were interrupted by the daemon's last end", interrupted.len());
+    }
+    recovering.end();
+    let looking = timeline.span("Look at the node");
+    let host = Host::new(&store, Roots::default(), timeline.clone()).await?;
+    host.examine_kvm(settings.vmm.clone());
+    let telemetry = Telemetry::new(host.clone(), events.clone(), settings.state_dir.clone());
+    if let Some(aside) = store.kept_aside() {
+        let sentence = format!("The inventory was lost; what was left of it is {}", aside.path.display());
+        telemetry.alarms().raise("inventory", &sentence).await;
+    }
+    looking.end();
+    Ok(Base { store, tasks, events, host, telemetry })
 }
 
 /// This program's version.

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
 
 use crate::model::{Event, Failure, FailureKind, NewEvent, ResumeToken};
 use crate::store::{EventFilter, Store};
@@ -21,12 +22,18 @@ const CHUNK: usize = 256;
 #[derive(Clone)]
 pub struct Events {
     store: Store,
+    closing: CancellationToken,
 }
 
 impl Events {
     /// The events in this store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, closing: CancellationToken::new() }
+    }
+
+    /// Ends all watches: the daemon ends.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// Records and sends an event that belongs to no transaction.
@@ -63,7 +70,9 @@ impl Events {
                 token.sequence
             }
         };
-        Ok(EventWatch { store: self.store.clone(), live, filter, seen, behind: seen < last, ready: VecDeque::new() })
+        let closing = self.closing.clone();
+        let ready = VecDeque::new();
+        Ok(EventWatch { store: self.store.clone(), live, closing, filter, seen, behind: seen < last, ready })
     }
 }
 
@@ -78,6 +87,7 @@ fn too_old(first: u64, last: u64) -> Failure {
 pub struct EventWatch {
     store: Store,
     live: broadcast::Receiver<Arc<Event>>,
+    closing: CancellationToken,
     filter: EventFilter,
     /// Every event up to this was looked at.
     seen: u64,
@@ -100,7 +110,11 @@ impl EventWatch {
                 self.catch_up().await?;
                 continue;
             }
-            match self.live.recv().await {
+            let heard = tokio::select! {
+                heard = self.live.recv() => heard,
+                () = self.closing.cancelled() => return Ok(None),
+            };
+            match heard {
                 Ok(event) if event.sequence <= self.seen => {}
                 Ok(event) => {
                     self.seen = event.sequence;

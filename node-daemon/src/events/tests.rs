@@ -72,6 +72,14 @@ async fn tokens_that_fit_no_kept_event_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_watch_ends_with_the_daemon() {
+    let (_directory, events) = events().await;
+    let mut watch = events.watch(None, EventFilter::default()).await.unwrap();
+    events.close();
+    assert_eq!(watch.next().await.unwrap(), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
     /// Wherever a watch breaks and goes on, every event is seen once and in order.

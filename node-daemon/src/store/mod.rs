@@ -1,6 +1,6 @@
 //! The inventory on disk: SQLite, on one thread of its own. The only room that touches the database.
 //!
-//! `read` and `write` send a closure to that thread; each closure is one transaction. A `write` that returns an error, or
+//! `read` and `write` send a closure to that thread; each is a transaction of its own to whoever wrote it. A `write` that returns an error, or
 //! panics, leaves nothing behind. Events of a `write` are sent to subscribers after its commit. A caller that goes away
 //! does not stop a transaction that was sent.
 
@@ -16,14 +16,14 @@ mod requests;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tx;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::thread;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::TransactionBehavior;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::model::{Event, Failure, NewEvent};
@@ -35,10 +35,10 @@ pub use requests::Idempotency;
 pub use tasks::TaskFilter;
 pub use tx::{ReadTx, WriteTx};
 
+use thread::Job;
+
 /// Events that a slow subscriber may lag behind before it has to read them from the database.
 const EVENT_BACKLOG: usize = 1024;
-
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// Handle on the inventory; cheap to clone. The thread ends with the last handle.
 #[derive(Clone)]
@@ -66,7 +66,7 @@ impl Store {
         let (told, hear) = mpsc::channel();
         let (alive, ended) = watch::channel(());
         let file: PathBuf = path.to_owned();
-        thread::Builder::new()
+        std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 match open::open(&file) {
@@ -74,9 +74,7 @@ impl Store {
                         let mut connection = opened.connection;
                         // A closed channel means that nobody waits for the store any more; the loop below ends too.
                         drop(told.send(Ok((opened.epoch, opened.kept_aside))));
-                        for job in inbox {
-                            job(&mut connection);
-                        }
+                        thread::run(&mut connection, &inbox);
                     }
                     Err(error) => drop(told.send(Err(error))),
                 }
@@ -140,14 +138,14 @@ impl Store {
     {
         let (answer, wait) = oneshot::channel();
         let epoch = self.shared.epoch.clone();
-        self.submit(Box::new(move |connection| {
+        self.submit(Job::Read(Box::new(move |connection| {
             let result = guarded(|| {
                 let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
                 look(&ReadTx::new(&tx, &epoch))
             });
             // The caller may have gone away.
             drop(answer.send(result));
-        }))?;
+        })))?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -171,23 +169,29 @@ impl Store {
         let (answer, wait) = oneshot::channel();
         let epoch = self.shared.epoch.clone();
         let subscribers = self.shared.events.clone();
-        self.submit(Box::new(move |connection| {
-            let result = guarded(|| {
-                let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let write = WriteTx::new(&tx, &epoch);
-                let value = change(&write)?;
-                let events = write.into_events();
-                tx.commit()?;
-                Ok((value, events))
+        self.submit(Job::Write(Box::new(move |tx| {
+            let result = tx.and_then(|tx| {
+                guarded(|| {
+                    let savepoint = tx.savepoint()?;
+                    let write = WriteTx::new(&savepoint, &epoch);
+                    let value = change(&write)?;
+                    let events = write.into_events();
+                    savepoint.commit()?;
+                    Ok((value, events))
+                })
             });
-            drop(answer.send(result.map(|(value, events)| {
-                for event in events {
-                    // No subscriber is no failure.
-                    drop(subscribers.send(Arc::new(event)));
-                }
-                value
-            })));
-        }))?;
+            Box::new(move |committed| {
+                let result = result.and_then(|done| committed.map(|()| done));
+                let told = result.map(|(value, events)| {
+                    for event in events {
+                        // No subscriber is no failure.
+                        drop(subscribers.send(Arc::new(event)));
+                    }
+                    value
+                });
+                drop(answer.send(told));
+            })
+        })))?;
         Ok(wait)
     }
 

@@ -1,5 +1,6 @@
 //! Opens the database file; keeps a damaged one aside. Store thread, at start. Must never overwrite what it cannot read.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
 
 fn attempt(path: &Path) -> Result<(Connection, String), StoreError> {
     let mut connection = Connection::open(path)?;
+    // Hashes of passwords and tokens are in it. SQLite gives its journals the mode of the database.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|source| StoreError::Io {
+        action: "keep others from reading",
+        path: path.to_owned(),
+        source,
+    })?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;

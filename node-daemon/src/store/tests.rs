@@ -372,6 +372,42 @@ async fn tasks_are_listed_newest_first_and_filtered() {
     assert_eq!(list(mine, 0, "").await.0, [id(2), id(0)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_of_one_moment_fail_and_succeed_each_for_itself() {
+    let (_directory, store) = with_things().await;
+    // The thread is held up until all are queued, so that they make groups.
+    let (release, held) = mpsc::channel::<()>();
+    let first = tokio::spawn({
+        let store = store.clone();
+        async move { store.read(move |_| held.recv().map_err(|error| Failure::internal("held", error))).await }
+    });
+    let writes: Vec<_> = (0..200)
+        .map(|at| {
+            let change = store.submit_write(move |tx| {
+                tx.insert(&thing(&format!("t{at}")))?;
+                match at % 4 {
+                    1 => Err(Failure::precondition("no")),
+                    2 => panic!("on purpose"),
+                    _ => Ok(at),
+                }
+            });
+            change.unwrap()
+        })
+        .collect();
+    release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for (at, write) in writes.into_iter().enumerate() {
+        let kind = write.await.unwrap().map_err(|failure| failure.kind());
+        match at % 4 {
+            1 => assert_eq!(kind, Err(FailureKind::FailedPrecondition)),
+            2 => assert_eq!(kind, Err(FailureKind::Internal)),
+            _ => assert_eq!(kind, Ok(at)),
+        }
+    }
+    let there = store.read(|tx| tx.all::<Thing>()).await.unwrap();
+    assert_eq!(there.len(), 100);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     /// Whatever succeeds is there, whatever fails is not.

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 
-use rusqlite::{OptionalExtension as _, Transaction};
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::requests::Unanswered;
 use crate::model::{Event, Failure};
 
 /// Looks at one consistent state.
 pub struct ReadTx<'t> {
-    pub(super) tx: &'t Transaction<'t>,
+    pub(super) tx: &'t Connection,
     pub(super) epoch: &'t str,
 }
 
@@ -22,7 +22,7 @@ pub struct WriteTx<'t> {
 }
 
 impl<'t> ReadTx<'t> {
-    pub(super) fn new(tx: &'t Transaction<'t>, epoch: &'t str) -> Self {
+    pub(super) fn new(tx: &'t Connection, epoch: &'t str) -> Self {
         Self { tx, epoch }
     }
 
@@ -34,7 +34,7 @@ impl<'t> ReadTx<'t> {
 }
 
 impl<'t> WriteTx<'t> {
-    pub(super) fn new(tx: &'t Transaction<'t>, epoch: &'t str) -> Self {
+    pub(super) fn new(tx: &'t Connection, epoch: &'t str) -> Self {
         Self { read: ReadTx::new(tx, epoch), events: RefCell::default(), unanswered: RefCell::default() }
     }
 

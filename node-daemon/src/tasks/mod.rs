@@ -40,6 +40,7 @@ struct Shared {
     live: Mutex<HashMap<Id, Live>>,
     /// Changes whenever `live` does: who waits for a task that is not there yet looks again.
     changed: watch::Sender<u64>,
+    closing: CancellationToken,
 }
 
 /// A task whose work goes on.
@@ -52,7 +53,8 @@ struct Live {
 impl Tasks {
     /// The tasks in this store.
     pub fn new(store: Store) -> Self {
-        Self { shared: Arc::new(Shared { store, live: Mutex::default(), changed: watch::Sender::new(0) }) }
+        let closing = CancellationToken::new();
+        Self { shared: Arc::new(Shared { store, live: Mutex::default(), changed: watch::Sender::new(0), closing }) }
     }
 
     /// Ends as failed what was running when the daemon died. Call it once, before anything is run; rooms clean up
@@ -169,6 +171,11 @@ impl Tasks {
         self.get(id).await
     }
 
+    /// Ends all waiting and watching, not the work: the daemon ends.
+    pub fn close(&self) {
+        self.shared.closing.cancel();
+    }
+
     /// Waits until no work goes on, or for so long; tells how many tasks still run. For the daemon's end.
     pub async fn settle(&self, patience: Duration) -> usize {
         let deadline = Instant::now() + patience;
@@ -259,7 +266,7 @@ impl TaskWatch {
         self.last.clone()
     }
 
-    /// The task after its next change; nothing after its end.
+    /// The task after its next change; nothing after its end, or when the daemon ends.
     ///
     /// # Errors
     /// What the store says.
@@ -268,11 +275,18 @@ impl TaskWatch {
             if self.live.is_none() {
                 self.attach();
             }
-            let alive = match &mut self.live {
-                Some(live) => live.changed().await.is_ok(),
-                // Recorded, but not yet handed to `run`.
-                None if self.changed.changed().await.is_err() => return Ok(None),
-                None => false,
+            let change = async {
+                if let Some(live) = &mut self.live {
+                    live.changed().await.is_ok()
+                } else {
+                    // Recorded, but not yet handed to `run`. This sender lives as long as `tasks`.
+                    drop(self.changed.changed().await);
+                    false
+                }
+            };
+            let alive = tokio::select! {
+                alive = change => alive,
+                () = self.tasks.shared.closing.cancelled() => return Ok(None),
             };
             let seen = match &mut self.live {
                 Some(live) if alive => live.borrow_and_update().clone(),

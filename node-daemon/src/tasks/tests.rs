@@ -148,3 +148,15 @@ async fn progress_wakes_watchers_seldom_but_is_fresh_when_asked_for() {
     tasks.cancel(&task.id).await.unwrap();
     assert!(follow.await.unwrap() < 1000);
 }
+
+#[tokio::test]
+async fn waiting_ends_with_the_daemon() {
+    let (_directory, tasks) = tasks().await;
+    let task = recorded(&tasks).await;
+    tasks.run(task.clone(), |context| async move {
+        context.cancelled().cancelled().await;
+        context.check()
+    });
+    tasks.close();
+    assert!(!tasks.wait(&task.id, DEADLINE).await.unwrap().state.is_over());
+}

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
@@ -39,6 +39,8 @@ use prometheus::Snapshot;
 
 /// How often is sampled.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the VMs may take to say how they are.
+const READING: Duration = Duration::from_millis(900);
 /// In ticks: how often free space is looked at.
 const SPACE_EVERY: u64 = 10;
 
@@ -170,7 +172,11 @@ impl Telemetry {
         }
         let node = reading::node(shared.host.roots());
         let vms = match shared.vms.get() {
-            Some(vms) => vms.readings().await,
+            // One VMM that hangs must not stop the node's clockwork.
+            Some(vms) => timeout(READING, vms.readings()).await.unwrap_or_else(|_| {
+                tracing::warn!("VMs did not say how they are within {READING:?}");
+                Vec::new()
+            }),
             None => Vec::new(),
         };
         if slot.is_multiple_of(SPACE_EVERY) {

@@ -11,7 +11,7 @@ use crate::store::Store;
 
 /// The service.
 pub struct AuditRpc {
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl AuditRpc {

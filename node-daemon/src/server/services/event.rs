@@ -17,8 +17,8 @@ const MOST_KINDS: usize = 64;
 
 /// The service.
 pub struct EventRpc {
-    store: Store,
-    events: Events,
+    pub(super) store: Store,
+    pub(super) events: Events,
 }
 
 impl EventRpc {

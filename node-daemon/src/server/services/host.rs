@@ -19,8 +19,8 @@ const LONGEST_WINDOW: Duration = Duration::from_hours(24);
 
 /// The service.
 pub struct HostRpc {
-    host: Host,
-    telemetry: Telemetry,
+    pub(super) host: Host,
+    pub(super) telemetry: Telemetry,
 }
 
 impl HostRpc {

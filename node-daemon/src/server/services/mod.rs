@@ -6,6 +6,8 @@ mod convert;
 pub mod event;
 pub mod host;
 pub mod task;
+#[cfg(test)]
+mod tests;
 // One line a service. Keep the comment lines: they keep merges apart.
 // storage: volume, pool, image
 pub mod begin;

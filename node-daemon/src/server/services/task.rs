@@ -19,8 +19,8 @@ const DEFAULT_WAIT: Duration = Duration::from_mins(1);
 
 /// The service.
 pub struct TaskRpc {
-    store: Store,
-    tasks: Tasks,
+    pub(super) store: Store,
+    pub(super) tasks: Tasks,
 }
 
 impl TaskRpc {
