@@ -61,7 +61,7 @@ use supervisor::{Begin, INBOX, Supervisor};
 /// Events that wait to be recorded.
 const TOLD: usize = 4096;
 /// How often the isolation of each VM is measured.
-const ISOLATION_INTERVAL: Duration = Duration::from_mins(1);
+const ISOLATION_INTERVAL: Duration = Duration::from_secs(30);
 /// Where the store keeps which boot of the machine it last saw.
 const BOOT_ID: &str = "vm.boot_id";
 

@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use prost_types::Duration;
 use quantix_api::v1::{
     CloneVmRequest, DeleteVmRequest, GetVmBootReportRequest, GetVmIsolationRequest, GetVmLogRequest, GetVmRequest,
-    ListVmsRequest, PauseVmRequest, ResetVmRequest, ResumeVmRequest, StartVmRequest, StopVmRequest,
+    ListVmsRequest, ListVolumesRequest, PauseVmRequest, ResetVmRequest, ResumeVmRequest, StartVmRequest, StopVmRequest,
+    Vm,
 };
 
 use crate::bars;
@@ -21,7 +22,7 @@ use crate::pairs::parse_label;
 use crate::progress::{Idempotent, Waiting};
 use crate::session::{Session, pages};
 use crate::stats::{self, StatsArgs};
-use crate::table::Cell;
+use crate::table::{Cell, View};
 use crate::units::{self, parse_duration, parse_size};
 
 const CREATE_HELP: &str = "\
@@ -269,7 +270,8 @@ pub async fn run(command: VmCommand, session: &Session) -> Result<(), Failure> {
         }
         VmCommand::Show { vm } => {
             let vm = session.vms().await?.get_vm(GetVmRequest { vm }).await?.into_inner();
-            session.out.show(&vm, &vm.name, show::facts)
+            let view = with_volumes(session, &vm).await?;
+            session.out.show(&vm, &vm.name, |vm, _| show::facts(vm, &view))
         }
         VmCommand::Start(args) => {
             let id = args.idempotent.request_id;
@@ -316,6 +318,17 @@ pub async fn run(command: VmCommand, session: &Session) -> Result<(), Failure> {
         VmCommand::Isolation { vm, fds } => isolation(vm, fds, session).await,
         VmCommand::BootReport { vm } => boot_report(vm, session).await,
     }
+}
+
+/// The view with the names of volumes, of which the spec has the ids. JSON shows ids as they are.
+async fn with_volumes(session: &Session, vm: &Vm) -> Result<View, Failure> {
+    let mut view = session.out.view();
+    let has_disks = vm.spec.as_ref().is_some_and(|spec| !spec.disks.is_empty());
+    if has_disks && matches!(session.out.format, Format::Table | Format::Wide) {
+        let volumes = pages!(session.volumes().await?, list_volumes, ListVolumesRequest::default(), volumes)?;
+        view.names.extend(volumes.into_iter().map(|volume| (volume.id, volume.name)));
+    }
+    Ok(view)
 }
 
 async fn create(args: spec::CreateArgs, session: &Session) -> Result<(), Failure> {

@@ -165,7 +165,7 @@ fn disks(spec: &VmSpec, view: &View) -> String {
     let heads = [("DISK", false), ("SOURCE", false), ("OPTIONS", false)];
     let rows = spec.disks.iter().map(|disk| {
         let source = match &disk.source {
-            Some(disk_spec::Source::Volume(volume)) => format!("volume {volume}"),
+            Some(disk_spec::Source::Volume(volume)) => format!("volume {}", view.name(volume)),
             Some(disk_spec::Source::Image(image)) => format!("ISO {image}"),
             Some(disk_spec::Source::NewVolume(new)) => format!("new volume {}", new.name),
             None => String::new(),
