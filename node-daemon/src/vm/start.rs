@@ -455,7 +455,15 @@ pub(super) async fn adopt(
         };
         tracing::warn!(vm = %entry.id, pid = launched.pid, "A running VMM does not answer: {}", again.chain());
         entry.set_status(|status| "Its VMM is there and does not answer".clone_into(&mut status.reason));
-        tokio::time::sleep(ASK_AGAIN).await;
+        // Watched here too: a socket without a listener fails at once, before the end of its process is heard.
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            exit = exit_of(&launched.pidfd) => return Err(gone(exit)),
+            () = cancel.cancelled() => {
+                kill(&launched).await;
+                return Err(cancelled());
+            }
+        }
     };
     let mut granted = Vec::new();
     match attach_console(&entry, &client).await {

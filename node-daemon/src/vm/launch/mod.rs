@@ -113,8 +113,22 @@ impl LaunchSettings {
     pub fn new(run_dir: PathBuf, vmm: PathBuf) -> Self {
         // Above all ids that people, services and container managers use.
         let id_base = 0x7000_0000;
-        Self { run_dir, vmm, stage: "/proc/self/exe".into(), id_base, slice: "quantix.slice".to_owned() }
+        let slice = slice_of(&run_dir);
+        Self { run_dir, vmm, stage: "/proc/self/exe".into(), id_base, slice }
     }
+}
+
+/// The name of the slice. A daemon that starts ends every VM of its slice that it does not know, so a daemon with another
+/// run directory has another slice.
+fn slice_of(run_dir: &Path) -> String {
+    use sha2::Digest as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    if run_dir == Path::new("/run/quantix") {
+        return "quantix.slice".to_owned();
+    }
+    let digest = sha2::Sha256::digest(run_dir.as_os_str().as_bytes());
+    let number = digest.iter().take(6).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("quantix-{number:012x}.slice")
 }
 
 /// One VMM to be started.
