@@ -7,39 +7,49 @@ SHELL := /bin/bash
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 TRIPLE     := x86_64-unknown-linux-gnu
 VMM        := $(TARGET_DIR)/vmm/quantix-vmm
+NODE       := $(TARGET_DIR)/debug/quantix-node
+QX         := $(TARGET_DIR)/debug/qx
+BENCH      := $(TARGET_DIR)/$(TRIPLE)/release/quantix-bench
 PAYLOAD    := $(CURDIR)/tests/payload/target/$(TRIPLE)/release/quantix-payload
 
 # Debian packages, each with its reason in tests/README.md.
-PACKAGES := acpica-tools build-essential busybox-static ca-certificates clang cpio curl dnsmasq-base e2fsprogs iperf3 iproute2 \
+PACKAGES := acpica-tools btrfs-progs build-essential busybox-static ca-certificates clang cpio curl dnsmasq-base e2fsprogs iperf3 iproute2 \
             kmod lz4 mmdebstrap mold nftables python3-venv qemu-system-common qemu-system-x86 qemu-utils shellcheck strace
 
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: help setup build demo test test-native test-lab lint bench fuzz-sample fuzz-long clean
+.PHONY: help setup build demo demo-vmm test test-native test-lab test-node lint bench bench-vmm bench-node fuzz-sample \
+        fuzz-long clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## installs what building and testing need (Debian or Ubuntu, as root; does nothing the second time)
 	@.ci/setup $(PACKAGES)
 	@.ci/venv >/dev/null
 
-build: setup ## builds the VMM as it ships, the guest payload and the lab
+build: setup ## builds the VMM as it ships, the guest payload, the lab, and the node daemon with qx (unoptimised)
 	@# Without `--target`, proc macros would be linked statically too, which rustc refuses.
 	@cargo build --quiet --profile vmm --target $(TRIPLE) --config vmm/static.toml -p quantix-vmm
 	@install -D $(TARGET_DIR)/$(TRIPLE)/vmm/quantix-vmm $(VMM)
 	@cd tests/payload && env -u CARGO_TARGET_DIR cargo build --quiet --release
-	@cargo build --quiet -p quantix-lab -p quantix-bench
-	@echo "built: $(VMM)"
+	@cargo build --quiet -p quantix-lab -p quantix-bench -p quantix-node -p quantix-cli
+	@echo "built: $(VMM) $(NODE) $(QX)"
 
-demo: build ## boots an unmodified Debian kernel in quantix-vmm and shows it at work
-	@$(TARGET_DIR)/debug/lab demo --vmm $(VMM)
+demo: build ## a node daemon, and on it an unmodified Debian server with cloud-init, made and shown by qx
+	@$(TARGET_DIR)/debug/lab demo --node $(NODE) --qx $(QX) --vmm $(VMM)
+
+demo-vmm: build ## an unmodified Debian kernel in quantix-vmm alone: disk, ping, vsock
+	@$(TARGET_DIR)/debug/lab demo-vmm --vmm $(VMM)
 
 test: build ## every test: unit, sandbox, native KVM, lab, fuzz targets; says what it could not run and why
 	@.ci/test "$(VMM)" "$(PAYLOAD)"
 
 test-native: build ## whole-stack cases on this host's own KVM, with the payload
 	@QUANTIX_VMM=$(VMM) QUANTIX_PAYLOAD=$(PAYLOAD) cargo nextest run -p quantix-e2e --no-fail-fast -E 'binary(native)'
+
+test-node: build ## whole-stack cases of the node daemon, in the lab
+	@QUANTIX_VMM=$(VMM) cargo nextest run -p quantix-e2e --no-fail-fast -E 'binary(node)'
 
 test-lab: build ## whole-stack cases with Debian guests, in the lab
 	@QUANTIX_VMM=$(VMM) cargo nextest run -p quantix-e2e --no-fail-fast -E 'binary(guests) or binary(exact)'
@@ -53,10 +63,17 @@ lint: setup ## formatting, clippy, shellcheck, dependency rules
 	@command -v cargo-deny >/dev/null || { echo "lint: installing cargo-deny (a few minutes)"; cargo install --quiet --locked cargo-deny; }
 	@cargo deny --log-level error check bans licenses sources
 
-bench: build ## quantix-vmm beside a bare KVM program and QEMU microvm, in turns, in one run (about three minutes)
+bench: bench-vmm bench-node ## everything that is measured (about six minutes)
+
+bench-vmm: build ## quantix-vmm beside a bare KVM program and QEMU microvm, in turns, in one run (about three minutes)
 	@# Linked as the VMM is, so that the bare program is not slower to load than what it is compared with.
 	@cargo build --quiet --release --target $(TRIPLE) --config vmm/static.toml -p quantix-bench
-	@$(TARGET_DIR)/$(TRIPLE)/release/quantix-bench all --vmm $(VMM) --payload $(PAYLOAD)
+	@$(BENCH) all --vmm $(VMM) --payload $(PAYLOAD)
+
+bench-node: build ## the node daemon: from CreateVm to running, 200 VMs, the API with them there
+	@cargo build --quiet --release -p quantix-node
+	@cargo build --quiet --release --target $(TRIPLE) --config vmm/static.toml -p quantix-bench
+	@$(BENCH) node --node $(TARGET_DIR)/release/quantix-node --vmm $(VMM) --payload $(PAYLOAD)
 
 fuzz-sample: setup ## every fuzz target for some seconds (SECONDS=10)
 	@$(MAKE) --no-print-directory -C vmm/fuzz sample

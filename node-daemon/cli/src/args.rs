@@ -13,7 +13,8 @@ use crate::{audit, contexts, events, host, image, login, net, pool, shell, task,
 
 const EXAMPLES: &str = "\
 Examples:
-  qx vm create demo --image debian --cpus 2 --memory 1G --network default --ssh-key @~/.ssh/id_ed25519.pub --start
+  qx vm create demo --image debian --cpus 2 --memory 1G --network default \\
+      --ssh-key @~/.ssh/id_ed25519.pub --start
   qx vm ls
   qx vm console demo
   qx image add debian debian-12.qcow2 --kernel vmlinuz --initrd initrd.img
@@ -227,6 +228,11 @@ mod tests {
         words
     }
 
+    /// Lines that go on on the next one, as one.
+    fn joined(help: &str) -> String {
+        help.replace("\\\n", " ")
+    }
+
     #[test]
     fn clap_finds_no_fault() {
         Cli::command().debug_assert();
@@ -237,6 +243,7 @@ mod tests {
         let mut faults = Vec::new();
         each_leaf(&Cli::command(), "qx", &mut |path, command| {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = joined(&help);
             let examples: Vec<&str> = help.lines().map(str::trim).filter(|line| line.starts_with("qx ")).collect();
             if examples.is_empty() {
                 faults.push(format!("{path}: no example"));
@@ -250,7 +257,7 @@ mod tests {
                 }
             }
         });
-        for example in EXAMPLES.lines().map(str::trim).filter(|line| line.starts_with("qx ")) {
+        for example in joined(EXAMPLES).lines().map(str::trim).filter(|line| line.starts_with("qx ")) {
             if let Err(error) = Cli::try_parse_from(words(example)) {
                 faults.push(format!("{example}: {error}"));
             }

@@ -77,7 +77,7 @@ async fn past(args: &EventsArgs, session: &Session) -> Result<String, Failure> {
     let all = all.split_off(all.len().saturating_sub(args.limit));
     match session.out.format {
         // A stream of lines whether it ends or not, so that one reader reads both.
-        Format::Json if args.follow => all.iter().try_for_each(|event| session.out.json_line(event))?,
+        Format::Json => all.iter().try_for_each(|event| session.out.json_line(event))?,
         _ if args.follow => all.iter().try_for_each(|event| show(event, session))?,
         _ => session.out.list(&all, &SHEET, &session.out.view())?,
     }

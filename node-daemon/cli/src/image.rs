@@ -41,9 +41,10 @@ pub enum ImageCommand {
     #[command(after_help = "\
 Examples:
   qx image add debian debian-12.qcow2
-  qx image add debian debian-12.qcow2 --kernel vmlinuz --initrd initrd.img --cmdline 'root=/dev/vda1 console=ttyS0'
-  qx image add alpine https://images.example.net/alpine.qcow2 --sha256 \
-9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  qx image add debian debian-12.qcow2 --kernel vmlinuz --initrd initrd.img \\
+      --cmdline 'root=/dev/vda1 console=ttyS0'
+  qx image add alpine https://images.example.net/alpine.qcow2 \\
+      --sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   qx image add vmlinux vmlinux --kind kernel
   qx image add rescue - --kind iso < rescue.iso")]
     Add(Box<AddArgs>),

@@ -20,8 +20,8 @@ Examples:
   qx login node1.example.net
   qx login node1.example.net --user admin --save-as lab
   qx login --context lab --password-file - < password
-  qx login 10.0.0.5 --user ci --password-file /run/secrets/qx --fingerprint \
-9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+  qx login 10.0.0.5 --user ci --password-file /run/secrets/qx \\
+      --fingerprint 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
 /// What `login` takes.
 #[derive(Debug, Args)]
@@ -37,7 +37,8 @@ pub struct LoginArgs {
 Examples:
   qx setup node1.example.net
   qx setup --user admin
-  qx setup 10.0.0.5 --user admin --setup-token-file token --password-file password --trust-on-first-use")]
+  qx setup 10.0.0.5 --user admin --setup-token-file token --password-file password \\
+      --trust-on-first-use")]
 pub struct SetupArgs {
     #[command(flatten)]
     account: Account,

@@ -59,8 +59,8 @@ impl Bar {
         if self.0.length() != Some(total) && total > 0 {
             self.0.set_length(total);
             self.0.set_style(style(match unit {
-                "bytes" => "{spinner} {msg} {wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-                _ => "{spinner} {msg} {wide_bar:.cyan/dim} {pos}/{len} {elapsed:.dim}",
+                "bytes" => "{spinner} {msg} {bar:36.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+                _ => "{spinner} {msg} {bar:36.cyan/dim} {pos}/{len} {elapsed:.dim}",
             }));
         }
         if total > 0 {

@@ -118,6 +118,15 @@ fn a_task_that_fails_fails_the_command() {
 }
 
 #[test]
+fn one_vm_that_fails_keeps_none_of_the_others_from_being_done() {
+    let node = Node::start([("StartVm", Answer::no(Code::NotFound, "There is no such VM."))]);
+    let ran = node.qx("vm start a b c");
+    ends(&ran, 3);
+    assert_eq!(ran.err, "qx: There is no such VM\n".repeat(3));
+    assert_eq!(node.calls.methods(), ["StartVm"; 3]);
+}
+
+#[test]
 fn an_upload_brings_the_parts_first_and_checks_what_arrived() {
     let node = Node::start([("UploadImage", Answer::Upload { damaged: false })]);
     let disk = vec![7_u8; 3 << 20];

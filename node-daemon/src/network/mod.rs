@@ -21,6 +21,7 @@ mod keeper;
 mod links;
 mod naming;
 mod nft;
+mod places;
 mod plugged;
 mod ruleset;
 mod sysctl;

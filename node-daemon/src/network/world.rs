@@ -6,7 +6,6 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +14,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::bridges::Bridges;
-use super::dhcp::{self, DhcpServer, DhcpState, Files, Host, Lease, ServerFiles};
+use super::dhcp::{self, DhcpServer, DhcpState, Files, Host, Lease};
 use super::error::{NetworkError, NetworkErrorKind};
 use super::links::{Link, Links};
 use super::nft::Nft;
+use super::places::{DhcpFiles, Places};
 use super::plugged::{NicPlan, PluggedNics};
 use super::ruleset::{self, Desired, GuardedNetwork, GuardedNic, Reach};
 use super::sysctl::Routing;
@@ -59,11 +59,11 @@ pub struct World {
     links: Links,
     bridges: Bridges,
     nft: Nft,
+    memo: ruleset::Memo,
     /// None: not asked yet.
     bridge_conntrack: Option<bool>,
     routing: Routing,
-    run_dir: PathBuf,
-    state_dir: PathBuf,
+    places: Places,
     /// Notified when a DHCP server comes up or goes down.
     told: Arc<Notify>,
     /// By id.
@@ -83,11 +83,11 @@ impl World {
             links,
             bridges,
             nft: Nft::default(),
+            memo: ruleset::Memo::default(),
             bridge_conntrack: None,
             routing: Routing::new(&run_dir),
             nics: PluggedNics::read(&run_dir),
-            run_dir,
-            state_dir,
+            places: Places { dnsmasq: "dnsmasq".into(), run_dir, state_dir },
             told,
             networks: BTreeMap::new(),
             filters_wrong: None,
@@ -104,6 +104,12 @@ impl World {
     #[cfg(test)]
     pub fn look_for_nft(&mut self, program: PathBuf) {
         self.nft.set_program(program);
+    }
+
+    /// Calls this program for addresses and names; networks that are there go on with theirs.
+    #[cfg(test)]
+    pub fn look_for_dnsmasq(&mut self, program: PathBuf) {
+        self.places.dnsmasq = program;
     }
 
     /// The host's interfaces.
@@ -179,8 +185,7 @@ impl World {
     /// Brings a network's DHCP server to what it shall be.
     pub async fn settle_dhcp(&mut self, id: &Id, hosts: &[Host]) -> Result<(), NetworkError> {
         let Some(live) = self.networks.get_mut(id) else { return Ok(()) };
-        let files = DhcpFiles::of(&self.run_dir, &self.state_dir, id);
-        files.settle(live, hosts, &self.told).await
+        live.settle_dhcp(&self.places.of(id), hosts, &self.told).await
     }
 
     /// Puts filters, leases and DHCP servers together into each network's condition; returns what has changed.
@@ -207,7 +212,7 @@ impl World {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut new = Vec::new();
         for (id, live) in &mut self.networks {
-            let file = DhcpFiles::of(&self.run_dir, &self.state_dir, id).leases;
+            let file = self.places.of(id).leases;
             let text = match fs::read(&file) {
                 Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -228,7 +233,7 @@ impl World {
 
     /// Where lease files appear, for watching.
     pub fn lease_directory(&self, id: &Id) -> PathBuf {
-        DhcpFiles::of(&self.run_dir, &self.state_dir, id).state
+        self.places.of(id).state
     }
 
     /// Follows a network's DHCP server until it serves or not.
@@ -306,7 +311,8 @@ impl World {
             }
             self.bridge_conntrack = Some(can);
         }
-        self.nft.apply(&ruleset::tables(&self.desired())).await
+        let tables = ruleset::tables(&self.desired(), &mut self.memo);
+        self.nft.apply(&tables).await
     }
 
     /// Undoes all that was done for a network and forgets it.
@@ -315,7 +321,7 @@ impl World {
         if let Some(dhcp) = live.dhcp {
             dhcp.stop().await;
         }
-        DhcpFiles::of(&self.run_dir, &self.state_dir, id).remove()?;
+        self.places.of(id).remove()?;
         self.bridges.remove(&live.network).await?;
         if !self.networks.values().any(|live| matches!(live.network.kind, NetworkKind::Nat(_))) {
             self.routing.restore()?;
@@ -327,13 +333,13 @@ impl World {
     pub async fn sweep(&mut self) -> Result<Vec<String>, NetworkError> {
         self.claim()?;
         let networks: Vec<Network> = self.networks.values().map(|live| live.network.clone()).collect();
-        for parent in [&self.run_dir, &self.state_dir] {
+        for parent in [&self.places.run_dir, &self.places.state_dir] {
             let entries =
                 fs::read_dir(parent).map_err(NetworkError::io(format!("Cannot read {}", parent.display())))?;
             for entry in entries.flatten() {
                 let id = entry.file_name().to_str().and_then(|name| Id::try_from(name).ok());
                 if let Some(id) = id.filter(|id| !self.networks.contains_key(id)) {
-                    let files = DhcpFiles::of(&self.run_dir, &self.state_dir, &id);
+                    let files = self.places.of(&id);
                     dhcp::end_leftover(&files.server()).await?;
                     files.remove()?;
                 }
@@ -357,82 +363,31 @@ impl World {
     }
 }
 
-/// Files of one network.
-struct DhcpFiles {
-    run: PathBuf,
-    state: PathBuf,
-    leases: PathBuf,
-}
-
-impl DhcpFiles {
-    fn of(run_dir: &Path, state_dir: &Path, id: &Id) -> Self {
-        let state = state_dir.join(id.as_str());
-        Self { run: run_dir.join(id.as_str()), leases: state.join("leases"), state }
-    }
-
-    fn server(&self) -> ServerFiles {
-        let file = |name: &str| self.run.join(name);
-        ServerFiles { config: file("dnsmasq.conf"), pid: file("dnsmasq.pid"), log: file("dnsmasq.log") }
-    }
-
-    fn make(&self) -> Result<(), NetworkError> {
-        for directory in [&self.run, &self.state] {
-            let failed = || NetworkError::io(format!("Cannot make {}", directory.display()));
-            fs::create_dir_all(directory).map_err(failed())?;
-            // dnsmasq reads its hosts again as its own user.
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).map_err(failed())?;
-        }
-        Ok(())
-    }
-
-    fn remove(&self) -> Result<(), NetworkError> {
-        for directory in [&self.run, &self.state] {
-            match fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(NetworkError::io(format!("Cannot remove {}", directory.display()))(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts, restarts or tells a network's DHCP server, whatever its configuration asks for.
-    async fn settle(&self, live: &mut Live, hosts: &[Host], told: &Arc<Notify>) -> Result<(), NetworkError> {
-        self.make()?;
-        let (server, hosts_file) = (self.server(), self.run.join("hosts"));
-        let user = if is_reachable_by_all(&self.run) { own_user() } else { "root" };
-        let files = Files { hosts: &hosts_file, leases: &self.leases, pid: &server.pid };
-        let Some(config) = dhcp::text(&live.network, files, user) else { return Ok(()) };
+impl Live {
+    /// Starts, restarts or tells the DHCP server, whatever the network and its NICs ask for.
+    async fn settle_dhcp(&mut self, files: &DhcpFiles, hosts: &[Host], told: &Arc<Notify>) -> Result<(), NetworkError> {
+        files.make()?;
+        let (server, hosts_file) = (files.server(), files.hosts());
+        let named = Files { hosts: &hosts_file, leases: &files.leases, pid: &server.pid };
+        let Some(config) = dhcp::text(&self.network, named, files.user()) else { return Ok(()) };
         let hosts = dhcp::hosts(hosts);
         let write = |file: &Path, text: &str| {
             fs::write(file, text).map_err(NetworkError::io(format!("Cannot write {}", file.display())))
         };
-        if hosts != live.told.1 || live.dhcp.is_none() {
+        if hosts != self.told.1 || self.dhcp.is_none() {
             write(&hosts_file, &hosts)?;
-            if let Some(dhcp) = &live.dhcp {
+            if let Some(dhcp) = &self.dhcp {
                 dhcp.reload();
             }
         }
-        if config != live.told.0 || live.dhcp.is_none() {
+        if config != self.told.0 || self.dhcp.is_none() {
             write(&server.config, &config)?;
-            if let Some(old) = live.dhcp.take() {
+            if let Some(old) = self.dhcp.take() {
                 old.stop().await;
             }
-            live.dhcp = Some(DhcpServer::start(server, told.clone()));
+            self.dhcp = Some(DhcpServer::start(server, told.clone()));
         }
-        live.told = (config, hosts);
+        self.told = (config, hosts);
         Ok(())
     }
-}
-
-/// Whether every user may go into this directory.
-fn is_reachable_by_all(directory: &Path) -> bool {
-    directory.ancestors().all(|part| fs::metadata(part).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
-}
-
-/// The user that dnsmasq becomes: its own where the host has one.
-fn own_user() -> &'static str {
-    let known = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    if known.lines().any(|line| line.starts_with("dnsmasq:")) { "dnsmasq" } else { "nobody" }
 }

@@ -207,7 +207,7 @@ async fn every_method_is_refused_to_every_role_below_its_own() {
     }
     let counted = node.auth().counters().read();
     let value = |name| counted.iter().find(|c| c.0 == name).map(|c| c.2).unwrap();
-    assert!(value("denied_calls") > 40 && value("unauthenticated_calls") > 40, "{counted:?}");
+    assert!(value("denied_calls") > 30 && value("unauthenticated_calls") > 50, "{counted:?}");
     node.daemon.stop().await;
 }
 
@@ -261,9 +261,7 @@ async fn the_wrong_request_gets_a_proper_answer() {
         ("GET /v1/vms/demo/console", "", 426),
     ] {
         let (got, answer) = node.call(line, &admin, body).await;
-        // The console asks the VM first, which is not there; either way it is an answer.
-        let fits = got == status || (line.ends_with("console") && got == 404);
-        assert!(fits, "{line}: {got} {answer}");
+        assert_eq!(got, status, "{line}: {answer}");
         assert!(answer["code"].is_i64() && answer["message"].is_string(), "{line}: {answer}");
     }
     let typed = "POST /v1/users HTTP/1.1\r\nHost: n\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";

@@ -12,10 +12,9 @@
 
 use std::collections::HashSet;
 
-use super::lock::Sharing;
-use super::open::open_locked;
 use super::place::{Place, remove};
 use super::pool::{LivePool, PATIENCE};
+use super::volumes::grow_volume;
 use super::{Meter, Storage};
 use crate::model::{Failure, Image, ImagePhase, NewEvent, ResourceKind, ResourceRef, Volume, VolumePhase};
 
@@ -67,16 +66,7 @@ impl Storage {
             }
             VolumePhase::Resizing { to } => {
                 // The VM that has it may run by now; then it is as large as it was, and can be resized again.
-                let free =
-                    pool.gate().call("look at a volume", PATIENCE, move || open_locked(&path, Sharing::Nobody, false));
-                let grown = match free.await {
-                    Ok(file) => {
-                        drop(file);
-                        self.grow_volume(&volume, to, &Meter::silent()).await
-                    }
-                    Err(error) => Err(error.into()),
-                };
-                match grown {
+                match grow_volume(pool, &volume, to, &Meter::silent()).await {
                     Ok(()) => volume.size_bytes = to,
                     Err(failure) => {
                         tracing::warn!("Volume {} stays {} bytes: {}", volume.name, volume.size_bytes, failure.chain());

@@ -10,7 +10,7 @@ use super::copy::copy_file;
 use super::lock::Sharing;
 use super::open::{open_locked, path_of};
 use super::place::{Part, remove};
-use super::{Meter, Origin, Recipe, Storage, StorageError, qcow2, records};
+use super::{LivePool, Meter, Origin, Recipe, Storage, StorageError, qcow2, records};
 use crate::model::{Base, Failure, FailureKind, Id, NewEvent, Volume, VolumeFormat, VolumePhase};
 use crate::store::{Record as _, Stored, WriteTx};
 use crate::tasks::TaskContext;
@@ -139,7 +139,10 @@ impl Storage {
         let VolumePhase::Resizing { to } = volume.phase else {
             return Err(Failure::bug("A volume is to be resized that was not noted for it"));
         };
-        let grown = self.grow_volume(&volume, to, meter).await;
+        let grown = match self.pools().get(&volume.pool) {
+            Ok(pool) => grow_volume(&pool, &volume, to, meter).await,
+            Err(error) => Err(error.into()),
+        };
         let mut after = volume;
         after.phase = VolumePhase::Ready;
         if grown.is_ok() {
@@ -157,17 +160,6 @@ impl Storage {
             })
             .await?;
         grown
-    }
-
-    pub(super) async fn grow_volume(&self, volume: &Volume, to: u64, meter: &Meter) -> Result<(), Failure> {
-        let pool = self.pools().get(&volume.pool)?;
-        let (path, format) = (pool.place().volume(&volume.id, volume.format), volume.format);
-        let work = move |meter: &Meter| {
-            let file = open_locked(&path, Sharing::Nobody, false)?;
-            meter.check()?;
-            grow_file(&file, &path, format, to)
-        };
-        Ok(pool.gate().long("grow a volume", meter, work).await?)
     }
 
     /// Deletes a volume that was noted for it. When it fails, the volume is as it was.
@@ -216,6 +208,17 @@ impl Storage {
         pool.usage_changed();
         Ok(())
     }
+}
+
+/// Makes a volume's file larger. Interrupted, it may be done again.
+pub(super) async fn grow_volume(pool: &LivePool, volume: &Volume, to: u64, meter: &Meter) -> Result<(), Failure> {
+    let (path, format) = (pool.place().volume(&volume.id, volume.format), volume.format);
+    let work = move |meter: &Meter| {
+        let file = open_locked(&path, Sharing::Nobody, false)?;
+        meter.check()?;
+        grow_file(&file, &path, format, to)
+    };
+    Ok(pool.gate().long("grow a volume", meter, work).await?)
 }
 
 /// Removes a file that nobody uses. One that is gone already is fine.

@@ -56,6 +56,13 @@ impl Bench {
         Self { launcher, settings, payload, directory, slots }
     }
 
+    /// The same, with another program in the VMM's place.
+    pub fn instead(self, vmm: PathBuf) -> Self {
+        let payload = self.payload.clone();
+        drop(self);
+        Self::with(vmm, payload)
+    }
+
     pub fn log(&self) -> PathBuf {
         self.directory.path().join("vmm.log")
     }

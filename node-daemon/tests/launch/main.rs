@@ -3,4 +3,5 @@
 
 mod bench;
 mod isolating;
+mod reaching;
 mod starting;

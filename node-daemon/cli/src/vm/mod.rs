@@ -14,7 +14,7 @@ use quantix_api::v1::{
 
 use crate::bars;
 use crate::console::{self, ConsoleArgs};
-use crate::failure::Failure;
+use crate::failure::{ExitStatus, Failure};
 use crate::metrics::{self, MetricsArgs};
 use crate::output::Format;
 use crate::pairs::parse_label;
@@ -26,9 +26,10 @@ use crate::units::{self, parse_duration, parse_size};
 
 const CREATE_HELP: &str = "\
 Disks:
-  size=SIZE[,image=IMAGE][,pool=POOL][,name=NAME][,format=raw|qcow2][,full-copy]   makes a volume
-  volume=NAME                                                                      a volume that is there
-  iso=IMAGE                                                                        an ISO image, read-only
+  size=SIZE[,image=IMAGE][,pool=POOL][,name=NAME][,format=raw|qcow2][,full-copy]
+               makes a volume
+  volume=NAME  takes a volume that is there
+  iso=IMAGE    takes an ISO image, read-only
   each with [,id=ID][,readonly][,direct][,queues=N][,iops=N][,bps=SIZE]
 
 Networks:
@@ -38,10 +39,14 @@ Firewall rules:
   in|out,accept|drop[,protocol=tcp|udp|icmp][,remote=ADDRESS/PREFIX][,ports=N[-M]]
 
 Examples:
-  qx vm create demo --image debian --cpus 2 --memory 1G --network default --ssh-key @~/.ssh/id_ed25519.pub --start
-  qx vm create db --image debian --size 40G --disk size=200G,pool=fast,direct --memory 8G,hugepages=2M --network lan
-  qx vm create kiosk --kernel vmlinux --initrd rescue --cmdline 'console=ttyS0 quiet' --restart on-failure --autostart
-  qx vm create web --image debian --network default --rule in,accept,protocol=tcp,ports=80 --rule in,drop --dry-run";
+  qx vm create demo --image debian --cpus 2 --memory 1G --network default \\
+      --ssh-key @~/.ssh/id_ed25519.pub --start
+  qx vm create db --image debian --size 40G --disk size=200G,pool=fast,direct \\
+      --memory 8G,hugepages=2M --network lan
+  qx vm create kiosk --kernel vmlinux --initrd rescue --cmdline 'console=ttyS0 quiet' \\
+      --restart on-failure --autostart
+  qx vm create web --image debian --network default --dry-run \\
+      --rule in,accept,protocol=tcp,ports=80 --rule in,drop";
 
 /// Commands on VMs.
 #[derive(Debug, Subcommand)]
@@ -217,19 +222,38 @@ pub struct LogsArgs {
     raw: bool,
 }
 
-/// Asks for something to be done with each VM in turn: the tasks run beside each other, then each is waited for.
+/// Asks for something to be done with each VM: the tasks run beside each other, then each is waited for. One that fails keeps
+/// none of the others from being done.
 macro_rules! each {
     ($session:expr, $several:expr, $method:ident, $done:literal, |$vm:ident| $request:expr) => {{
         let mut client = $session.vms().await?;
-        let mut tasks = Vec::new();
+        let mut asked = Vec::new();
         for $vm in $several.vms {
-            tasks.push(client.$method($request).await?.into_inner());
+            asked.push(client.$method($request).await.map_err(Failure::from));
         }
-        for task in tasks {
-            $several.waiting.finish($session, task, $done).await?;
+        let mut ended = Vec::new();
+        for answer in asked {
+            let end = match answer {
+                Ok(task) => $several.waiting.finish($session, task.into_inner(), $done).await,
+                Err(failure) => Err(failure),
+            };
+            let left = end.as_ref().is_err_and(|failure| failure.status == ExitStatus::Interrupted);
+            ended.push(end);
+            if left {
+                break;
+            }
         }
-        Ok(())
+        last_failure(ended, $session)
     }};
+}
+
+/// Of several failures the last is the command's; the others are told here.
+fn last_failure(ended: Vec<Result<(), Failure>>, session: &Session) -> Result<(), Failure> {
+    let mut failures: Vec<Failure> = ended.into_iter().filter_map(Result::err).collect();
+    let last = failures.pop();
+    let colour = session.global.colour_for(&std::io::stderr());
+    failures.iter().for_each(|failure| failure.report(colour));
+    last.map_or(Ok(()), Err)
 }
 
 /// Runs a command on VMs.

@@ -43,6 +43,8 @@ pub enum DhcpState {
 /// Files that belong to one server, all in directories of its own.
 #[derive(Clone, Debug)]
 pub struct ServerFiles {
+    /// The program, as it is called.
+    pub program: PathBuf,
     /// What it is told.
     pub config: PathBuf,
     /// Written when it serves.
@@ -185,7 +187,7 @@ impl Supervisor {
         // A new file each time, so that it does not grow for ever.
         let log = File::create(&self.files.log)
             .map_err(NetworkError::io(format!("Cannot write {}", self.files.log.display())))?;
-        Command::new("dnsmasq")
+        Command::new(&self.files.program)
             .arg("--keep-in-foreground")
             .arg(format!("--conf-file={}", self.files.config.display()))
             .stdin(Stdio::null())

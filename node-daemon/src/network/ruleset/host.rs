@@ -12,14 +12,12 @@ use std::collections::BTreeMap;
 use super::statement::{
     Statement, accept, any_of, by_map, count, drop, established, field, is, is_not, masquerade, meta, prefix,
 };
-use super::tables::{Chain, Hook, Table};
+use super::tables::{Chain, Hook, Rules, Table};
 use super::{Desired, Reach, stray_counter};
 use crate::model::Subnet;
 
 /// When source addresses are translated, as nftables' `srcnat`.
 const SOURCE_NAT: i32 = 100;
-
-type Rules = Vec<Vec<Statement>>;
 
 /// The counter of what would be routed only because we switched routing on.
 const FOREIGN: &str = "foreign";
@@ -60,7 +58,7 @@ pub fn table(desired: &Desired) -> Table {
         ] {
             let name = format!("{kind}-{bridge}");
             map.insert(bridge.to_owned(), name.clone());
-            table.chains.insert(name, Chain { hook: None, rules });
+            table.chains.insert(name, Chain { hook: None, rules: rules.into() });
         }
     }
     let mut forward = vec![vec![by_map(meta("iifname"), "out")], vec![by_map(meta("oifname"), "into")]];
@@ -75,7 +73,7 @@ pub fn table(desired: &Desired) -> Table {
         ("routed", filter("forward"), forward),
         ("leaving", nat, masquerades),
     ] {
-        table.chains.insert(name.into(), Chain { hook, rules });
+        table.chains.insert(name.into(), Chain { hook, rules: rules.into() });
     }
     table.maps = BTreeMap::from([("host".into(), host), ("out".into(), out), ("into".into(), into)]);
     table

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 
 use crate::model::{FirewallRule, Mac, Subnet};
 
+pub use guest::Memo;
 pub use tables::{Family, Known, TABLE, Tables, commands, removal};
 
 /// All that the tables are made from.
@@ -65,9 +66,9 @@ pub struct GuardedNic {
     pub rules: Vec<FirewallRule>,
 }
 
-/// The tables for this state.
-pub fn tables(desired: &Desired) -> Tables {
-    Tables { bridge: guest::table(desired), inet: host::table(desired) }
+/// The tables for this state. The same `memo` each time makes it quick when little has changed.
+pub fn tables(desired: &Desired, memo: &mut Memo) -> Tables {
+    Tables { bridge: guest::table(desired, memo), inet: host::table(desired) }
 }
 
 /// Name of the counter of frames of this tap that were dropped because they lie about who sent them.

@@ -46,6 +46,11 @@ pub fn meta(key: &str) -> Value {
     json!({"meta": {"key": key}})
 }
 
+/// From the first to the last.
+pub fn range<T: Into<Value> + PartialEq>(first: T, last: T) -> Value {
+    if first == last { first.into() } else { json!({"range": [first.into(), last.into()]}) }
+}
+
 /// Any of these.
 pub fn any_of<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
     json!({"set": values.into_iter().map(Into::into).collect::<Vec<Value>>()})
@@ -88,12 +93,7 @@ pub fn within(side: &str, remote: Remote) -> Statement {
 
 /// The port of the destination is one of these.
 pub fn to_ports(protocol: &str, ports: Ports) -> Statement {
-    let right = if ports.first() == ports.last() {
-        json!(ports.first())
-    } else {
-        json!({"range": [ports.first(), ports.last()]})
-    };
-    is(field(protocol, "dport"), right)
+    is(field(protocol, "dport"), range(ports.first(), ports.last()))
 }
 
 /// Count here.

@@ -4,6 +4,7 @@
 //! counters and remembered connections of others live on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -56,13 +57,16 @@ pub struct Table {
     pub maps: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// Rules, in order; each is what it asks and then what it does.
+pub type Rules = Vec<Vec<Statement>>;
+
 /// A chain and its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Where the kernel enters it; none when only rules lead here.
     pub hook: Option<Hook>,
-    /// In order.
-    pub rules: Vec<Vec<Statement>>,
+    /// In order. Shared between the tables of before and after, so that what is the same is seen at a glance.
+    pub rules: Arc<Rules>,
 }
 
 /// Where the kernel enters a chain.
@@ -264,7 +268,7 @@ impl Writer {
             Some(_) => self.simple("flush", "chain", name),
             None => {}
         }
-        for rule in &new.rules {
+        for rule in new.rules.iter() {
             let what = json!({"family": self.family.as_str(), "table": TABLE, "chain": name, "expr": rule});
             self.push("add", "rule", what);
         }

@@ -331,10 +331,19 @@ impl Machine {
         });
     }
 
-    /// Whether an address answers an echo request within a second.
+    /// Whether an address answers an echo request: waits as long as a busy machine may need.
     pub async fn pings(&self, address: &str) -> bool {
+        self.echo(address, "5").await
+    }
+
+    /// Whether an address does not answer within a second.
+    pub async fn hears_nothing_of(&self, address: &str) -> bool {
+        !self.echo(address, "1").await
+    }
+
+    async fn echo(&self, address: &str, seconds: &'static str) -> bool {
         let address = address.to_owned();
-        self.run(move || try_command("busybox", &["ping", "-c", "1", "-W", "1", &address]).status.success()).await
+        self.run(move || try_command("busybox", &["ping", "-c", "1", "-W", seconds, &address]).status.success()).await
     }
 
     /// Serves one connection after another on this port: says who called, until the machine is gone.
@@ -356,11 +365,12 @@ impl Machine {
         self.run(move || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()).await
     }
 
-    /// Connects, and returns how the other side sees this one; none when there is no connection within a second.
+    /// Connects, and returns how the other side sees this one; none when there is no connection for
+    /// as long as a busy machine may need.
     pub async fn calls(&self, address: &str, port: u16) -> Option<String> {
         let address: SocketAddr = format!("{address}:{port}").parse().unwrap();
         self.run(move || {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).ok()?;

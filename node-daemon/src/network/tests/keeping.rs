@@ -167,3 +167,23 @@ fn a_host_without_nft_says_what_is_missing() {
         host.ready("n").await;
     });
 }
+
+#[test]
+fn a_host_without_dnsmasq_says_what_is_missing_and_serves_when_it_is_there() {
+    in_namespace("no dnsmasq", async |host| {
+        host.start(false).await;
+        let program = host.directory.path().join("dnsmasq");
+        host.networks().world().await.look_for_dnsmasq(program.clone());
+        let made = host.networks().create(request("n", nat("10.77.0.1/24")), &crate::model::Caller::daemon()).await;
+        let task = host.tasks.wait(&made.unwrap().id, Some(DEADLINE)).await.unwrap();
+        assert_eq!(task.error, None, "the network is there, and is tried again");
+        let missing = |c: &Condition| matches!(c, Condition::Degraded(why) if why.contains("install dnsmasq-base"));
+        let network = host.condition("n", missing).await;
+        // Guests with addresses of their own can use it all the same.
+        let (guest, _) = host.guest(&network, "a", |_| {}).await;
+        guest.address("10.77.0.9/24", None);
+        assert!(guest.pings("10.77.0.1").await);
+        std::os::unix::fs::symlink("/usr/sbin/dnsmasq", &program).unwrap();
+        host.ready("n").await;
+    });
+}

@@ -88,6 +88,9 @@ pub async fn console(
         return Err(Problem::field(name, "the console takes no query"));
     }
     let vm = captures.into_iter().next().map(|(_, vm)| vm).unwrap_or_default();
+    if !is_upgrade(&parts) {
+        return Err(no_websocket("there is no header Upgrade: websocket"));
+    }
     let (typed, inputs) = mpsc::channel::<Bytes>(16);
     let first = ConsoleInput { vm, data: Vec::new() };
     let inputs = tokio_stream::StreamExt::chain(
@@ -145,16 +148,20 @@ async fn relay(
 }
 
 async fn prepare(rest: &Rest, parts: &mut Parts) -> Result<(WebSocketUpgrade, OwnedSemaphorePermit), Problem> {
-    let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await.map_err(|rejected| {
-        let text = format!("This is a WebSocket: {}", rejected.body_text().trim_end_matches('.'));
-        Problem::request(StatusCode::UPGRADE_REQUIRED, Code::InvalidArgument, text)
-    })?;
+    let upgrade = WebSocketUpgrade::from_request_parts(parts, &())
+        .await
+        .map_err(|rejected| no_websocket(rejected.body_text().trim_end_matches('.')))?;
     let permit = rest.websockets.clone().try_acquire_owned().map_err(|_| {
         let text = format!("All {} WebSockets of this node are in use", super::WEBSOCKETS);
         Problem::request(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, text)
     })?;
     let upgrade = upgrade.protocols(["bearer"]).max_message_size(FRAME_LIMIT).max_frame_size(FRAME_LIMIT);
     Ok((upgrade, permit))
+}
+
+fn no_websocket(why: &str) -> Problem {
+    let text = format!("This is a WebSocket, and the request is none: {why}");
+    Problem::request(StatusCode::UPGRADE_REQUIRED, Code::InvalidArgument, text)
 }
 
 async fn close(mut socket: WebSocket, code: u16, reason: &str) {

@@ -37,13 +37,25 @@ impl Room {
 
     /// The daemon ends and starts again.
     async fn restart(self) -> Self {
+        Self::with(self.close().await).await
+    }
+
+    /// The daemon ends. Its pools are let go by another thread, so that is waited for.
+    async fn close(self) -> tempfile::TempDir {
         let Self { storage, store, directory } = self;
         storage.shutdown().cancel();
         for pool in store.read(|tx| tx.all::<crate::model::Pool>()).await.unwrap() {
-            drop(storage.abandon(&pool.record.id).await);
+            let marker = storage.pools().get(&pool.record.id).map(|live| pool::Marker::path(live.place().root()));
+            storage.abandon(&pool.record.id).await.unwrap();
+            let free = |path: &Path| match std::fs::File::options().read(true).write(true).open(path) {
+                Ok(file) => lock::try_lock(&file, lock::Sharing::Nobody).unwrap() == lock::Lock::Taken,
+                Err(_) => true,
+            };
+            if let Ok(path) = marker {
+                hostile::until(|| free(&path)).await;
+            }
         }
-        drop((storage, store));
-        Self::with(directory).await
+        directory
     }
 
     fn pool(&self) -> PathBuf {

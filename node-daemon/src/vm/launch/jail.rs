@@ -59,6 +59,7 @@ fn walk(mut prison: Prison, proc: &OwnedFd) -> Result<Infallible, (StageFailure,
     let status = status.map_err(|e| early(at(Step::Descriptors)(e.into())))?;
     prison.files.insert(STATUS_NUMBER as usize, status);
     set_apart(prison.cgroup).map_err(early)?;
+    last_namespaces(proc).map_err(early)?;
     reset_signals().map_err(at(Step::Signals)).map_err(early)?;
     give_up().map_err(early)?;
     let (program, arguments) = (prison.program, prison.arguments);
@@ -88,6 +89,22 @@ fn set_apart(cgroup: bool) -> Result<(), StageFailure> {
         // A kernel without keys has none to hide.
         if error.raw_os_error() != Some(libc::ENOSYS) {
             return Err(at(Step::Keyring)(error));
+        }
+    }
+    Ok(())
+}
+
+/// No namespace can be made from inside the jail: not even a user namespace, which the kernel otherwise gives to anybody, with
+/// all capabilities in it.
+fn last_namespaces(proc: &OwnedFd) -> Result<(), StageFailure> {
+    let refused = |e: rustix::io::Errno| at(Step::LastNamespaces)(e.into());
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
+        let path = format!("sys/user/max_{kind}_namespaces");
+        match rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => rustix::io::write(&file, b"0").map(drop).map_err(refused)?,
+            // A kernel without this kind has none to be made.
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(refused(error)),
         }
     }
     Ok(())

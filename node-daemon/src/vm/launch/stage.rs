@@ -121,7 +121,14 @@ fn serve(ready: Result<&OwnedFd, &StageFailure>, order: &Order, mut fds: Vec<Own
     }
     let answer = fds.remove(0);
     let told = match ready.map_err(Clone::clone).and_then(|proc| start(proc, order, fds, &answer)) {
-        Ok((pid, pidfd)) => wire::send(&answer, &Answer::Started { pid }, &[pidfd.as_fd()]),
+        Ok((pid, pidfd)) => {
+            let told = wire::send(&answer, &Answer::Started { pid }, &[pidfd.as_fd()]);
+            if told.is_err() {
+                // Nobody waits for it any more, so nobody would look after it.
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            }
+            told
+        }
         Err(failure) => wire::send(&answer, &Answer::Failed(failure), &[]),
     };
     if let Err(error) = told {

@@ -24,6 +24,7 @@ pub enum Step {
     IdMaps,
     Session,
     CgroupNamespace,
+    LastNamespaces,
     HostName,
     Keyring,
     Signals,
@@ -35,7 +36,7 @@ pub enum Step {
 }
 
 /// Step, what was tried, what to do when it fails.
-const STEPS: [(Step, &str, &str); 24] = [
+const STEPS: [(Step, &str, &str); 25] = [
     (Step::Plan, "check the launch plan", "this is a fault of the node daemon; report it"),
     (Step::Directory, "make the VM's run directory", "check that the run directory exists and is the daemon's own"),
     (Step::Program, "open the VMM program", "check the setting `vmm` and that the file may be read and executed"),
@@ -80,6 +81,11 @@ const STEPS: [(Step, &str, &str); 24] = [
     (Step::IdMaps, "map the VM's user and group", "run the daemon as root, with CAP_SETUID and CAP_SETGID"),
     (Step::Session, "make a session", "this should not fail; report it"),
     (Step::CgroupNamespace, "hide the other control groups", "check /proc/sys/user/max_cgroup_namespaces"),
+    (
+        Step::LastNamespaces,
+        "forbid to make further namespaces",
+        "check that /proc is mounted read-write, with /proc/sys/user",
+    ),
     (Step::HostName, "hide the node's name", "this should not fail; report it"),
     (Step::Keyring, "make a keyring of its own", "check /proc/sys/kernel/keys/maxkeys"),
     (Step::Signals, "put all signals back to their defaults", "this should not fail; report it"),
