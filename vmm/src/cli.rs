@@ -88,7 +88,7 @@ Examples:
   quantix-vmm check
 
 Sizes take K, M, G or T. A comma inside a value is written twice. Wherever a path stands, fd:NAME stands for a
-descriptor that was passed with --fd.
+descriptor that was passed with --fd; fd:TOP+BASE for a qcow2 image and those below it, fd:Q0+Q1 for the queues of a tap.
 Exit status: 0 when the guest ended by itself, 1 when it could not go on, 2 when the command line was refused.";
 
 /// Runs one virtual machine on KVM, in one sandboxed process

@@ -107,7 +107,7 @@ async fn a_compromised_vmm_reaches_nothing() {
     assert_eq!(exit, Exit::Status(0), "{}", std::fs::read_to_string(bench.log()).unwrap_or_default());
     assert!(jailed.len() > 50, "{}", jailed.len());
     let mut reached: Vec<String> = Vec::new();
-    let mut table = String::new();
+    let mut table: Vec<String> = Vec::new();
     for (name, line) in &jailed {
         let answer = line["answer"].as_str().unwrap_or_default();
         let left = LEFT_TO_THE_FILTER.iter().any(|(attempt, _)| attempt == name);
@@ -127,9 +127,9 @@ async fn a_compromised_vmm_reaches_nothing() {
                 }
             };
         }
-        table += &format!("| {} | {answer} | {sandboxed} |\n", line["what"].as_str().unwrap_or_default());
+        table.push(format!("| {} | {answer} | {sandboxed} |", line["what"].as_str().unwrap_or_default()));
     }
-    println!("{table}");
+    println!("{}", table.join("\n"));
     assert_eq!(reached, Vec::<String>::new());
     assert_eq!(*targets.word, 0x5ec2_e700_5ec2_e700, "its memory was written to");
 }

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -115,6 +116,15 @@ impl Port {
 ///
 /// If the socket fails otherwise than by a time-out.
 pub fn echo(port: &Port) -> Result<u64> {
+    echo_until(port, &AtomicBool::new(true))
+}
+
+/// As [`echo`], but goes on when nothing comes until `over` is set: for guests that take their time to start.
+///
+/// # Errors
+///
+/// As [`echo`].
+pub fn echo_until(port: &Port, over: &AtomicBool) -> Result<u64> {
     let mut buffer = vec![0; 1 << 16];
     let mut frames = 0;
     loop {
@@ -126,7 +136,11 @@ pub fn echo(port: &Port) -> Result<u64> {
                     frames += 1;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(frames),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if over.load(Ordering::Acquire) {
+                    return Ok(frames);
+                }
+            }
             Err(error) => return Err(error).context("Cannot receive"),
         }
     }

@@ -183,6 +183,8 @@ fn measure(measurement: Measurement) -> Result<()> {
                 Output::Table => print!("{}", compare::report::table(&comparison)),
                 Output::Json => println!("{}", compare::report::json(&comparison)),
             }
+            let missing = comparison.missing.len();
+            ensure!(missing == 0, "Of what was asked for, {missing} could not be measured; see above");
             Ok(())
         }
         Measurement::Node { node, vmm, payload, starts, crowd, calls, output } => {

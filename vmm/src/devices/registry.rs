@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::balloon::{Balloon, BalloonOptions};
 use crate::config::{Endpoint, Plan};
-use crate::machine::{ConsoleEnds, Handles, OpenError, Stream, printed_to};
+use crate::machine::{ConsoleEnds, Handles, OpenError, Printed, Stream, printed_to};
 use crate::sandbox::FdStore;
 use crate::virtio::{Device, HostError};
 
@@ -64,7 +64,8 @@ fn console(opener: &mut Opener<'_>) -> Devices {
     if matches!(stream, Stream::Off) {
         return Ok(Vec::new());
     }
-    let (output, sink) = printed_to(&stream).map_err(|error| OpenError::host(&error))?;
+    let Printed { output, sink, held } = printed_to(&stream).map_err(|error| OpenError::host(&error))?;
+    opener.handles.held.extend(held);
     let console = super::console::Console::new("console0", sink).map_err(|error| OpenError::host(&error))?;
     let input = Box::new(console.handle().input());
     if matches!(stream, Stream::Stdio) {

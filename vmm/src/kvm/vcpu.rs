@@ -316,8 +316,13 @@ impl Vcpu {
         IMMEDIATE_EXIT.set(NonNull::new(flag));
         gate.join();
         let mut seen_resets = 0;
+        let mut has_run = false;
         while let Some(resets) = gate.enter() {
             let mut stop = None;
+            if std::mem::replace(&mut has_run, true) && resets == seen_resets {
+                // Or the guest's watchdog takes the pause for a lock-up. Refused when the guest does not use kvmclock.
+                let _ = self.fd.kvmclock_ctrl();
+            }
             if resets != seen_resets {
                 seen_resets = resets;
                 stop = self.power_on_again().err().map(|failure| VcpuStop::Failed(Box::new(failure)));

@@ -12,7 +12,7 @@ use super::events::EventSink;
 use super::exits::Buses;
 use super::handles::{ConsoleEnds, Handles};
 use super::open::{OpenError, Opened, Stream, open_api_socket};
-use super::output::printed_to;
+use super::output::{Printed, printed_to};
 use crate::arch::x86_64::boot::BootError;
 use crate::arch::x86_64::cpuid::{self, Topology};
 use crate::arch::x86_64::kernel::{Entry, KernelError};
@@ -187,11 +187,11 @@ impl Machine {
         mark(Step::Load);
 
         let events = Arc::new(EventSink::new().map_err(|e| HostError::new("Could not make an event fd", e))?);
-        let (output, sink) = printed_to(&opened.serial)?;
+        let Printed { output, sink, held } = printed_to(&opened.serial)?;
         let io_apic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         let serial = Serial::new(sink, Arc::new(IoApicLine::new(io_apic.clone(), map::COM1_IRQ)))?;
         let ged = Events::new(Arc::new(IoApicLine::new(io_apic.clone(), map::GED_IRQ)));
-        let mut handles = Handles::default();
+        let mut handles = Handles { held: held.into_iter().collect(), ..Handles::default() };
         let devices = open_devices(&mut Opener { plan, fds, handles: &mut handles })?;
         let workers = Arc::new(LateReactor::default());
         let wiring = Wiring { memory, msi: vm.clone(), doorbells: vm.clone(), workers: workers.clone() };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::open::Stream;
+use super::output::HeldOutput;
 use crate::control::{BalloonControl, ConsoleInput, ConsoleOutput, Limited};
 
 /// Presses the power button.
@@ -34,6 +35,8 @@ pub struct Handles {
     pub console: Option<ConsoleEnds>,
     /// Where standard input is typed.
     pub keyboard: Option<Box<dyn ConsoleInput>>,
+    /// Outputs whose readers may be slow.
+    pub held: Vec<Arc<HeldOutput>>,
     /// The ACPI power button.
     pub power_button: Option<PowerButton>,
 }

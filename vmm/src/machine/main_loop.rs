@@ -10,6 +10,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::build::{BuildError, Machine};
 use super::control::{VcpuThread, open_of_this_thread};
 use super::events::MachineEvent;
+use super::output::HeldOutput;
 use super::terminal::{Keyboard, Typed};
 use crate::control::{self, Server};
 use crate::kvm::{self, Failure, Phase, VcpuStop};
@@ -20,6 +21,8 @@ use crate::virtio::HostError;
 
 /// Names standard input among what the loop waits for; everything else is looked at in every turn.
 pub(super) const KEYBOARD: u64 = 1;
+/// Names outputs that have room again.
+const HELD: u64 = 2;
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -84,6 +87,12 @@ impl Machine {
         }
         let typist = self.control.handles.keyboard.take();
         let mut keyboard = typist.map(|input| Keyboard::open(&epoll, input)).transpose()?;
+        let held = std::mem::take(&mut self.control.handles.held);
+        for fd in held.iter().filter_map(|output| output.room_fd()) {
+            let watch = EpollEvent::new(EventSet::OUT | EventSet::EDGE_TRIGGERED, HELD);
+            // EPERM: a character device that is always ready, such as /dev/null.
+            let _ = epoll.ctl(ControlOperation::Add, fd, watch);
+        }
         if sandboxed {
             self.control.sandbox = Some(self.enter_process()?);
         } else {
@@ -101,12 +110,15 @@ impl Machine {
         crate::memory::drop_startup_pages();
         mark(Step::FirstVcpuEntry);
         self.gate.set(Phase::Running);
-        let outcome = self.watch(&epoll, server.as_mut(), keyboard.as_mut());
+        let outcome = self.watch(&epoll, server.as_mut(), keyboard.as_mut(), &held);
         drop(keyboard);
         self.gate.set(Phase::Stopped);
         self.control.enter(control::Phase::Stopped);
         if let Some(server) = server {
             server.finish();
+        }
+        for output in &held {
+            output.finish();
         }
         for thread in threads {
             // A panic of a vCPU thread has been reported by the panic hook already.
@@ -165,6 +177,7 @@ impl Machine {
         epoll: &Epoll,
         mut server: Option<&mut Server>,
         mut keyboard: Option<&mut Keyboard>,
+        held: &[Arc<HeldOutput>],
     ) -> Outcome {
         let mut events = [EpollEvent::default(); 8];
         loop {
@@ -178,6 +191,11 @@ impl Machine {
                 }
             };
             let typed = ready.iter().any(|event| event.data() == KEYBOARD);
+            if ready.iter().any(|event| event.data() == HELD) {
+                for output in held {
+                    output.flush();
+                }
+            }
             // Clients first: the answer to a command that ends the machine has gone out then.
             if let Some(server) = server.as_deref_mut()
                 && let Err(error) = server.on_ready(self)

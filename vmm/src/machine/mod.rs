@@ -28,4 +28,4 @@ pub use events::{EventSink, MachineEvent};
 pub use handles::{ConsoleEnds, Handles, PowerButton};
 pub use main_loop::{Outcome, RunError};
 pub use open::{OpenError, Opened, Stream, open_endpoint, passed};
-pub use output::printed_to;
+pub use output::{HeldOutput, Printed, printed_to};

@@ -26,9 +26,7 @@
 //!  first KVM_RUN
 //! ```
 //!
-//! A thread that the main thread starts after its own filter has the main thread's rights. It may call
-//! `enter_thread` no more, and two filters on one thread would let through only what both list; device workers
-//! and vCPU threads are therefore all started before.
+//! No thread starts after that: the main thread's filter does not let it, and all device workers and vCPU threads are there.
 //!
 //! Namespaces, user id and cgroup are not made here: the node daemon makes them when it spawns this program,
 //! because that takes privileges that this program should not start with. The seam is `exec` itself.

@@ -50,6 +50,18 @@ impl Usage {
         }
     }
 
+    /// Entries that no run used and that do not claim to be seldom used. What is in several roles' lists, because the run time
+    /// needs it, is used when one of them used it.
+    pub fn superfluous(&self) -> impl Iterator<Item = (Role, &'static Entry)> {
+        let used = |entry: &Entry| {
+            self.used.iter().any(|(role, place)| {
+                let found = Role::ALL.get(*role).and_then(|role| role.entries().nth(*place));
+                found.is_some_and(|found| (found.name, found.reason) == (entry.name, entry.reason))
+            })
+        };
+        self.unused().filter(move |(_, entry)| !entry.is_seldom() && !used(entry))
+    }
+
     /// Entries that no run used.
     pub fn unused(&self) -> impl Iterator<Item = (Role, &'static Entry)> {
         let all = Role::ALL.into_iter().enumerate().flat_map(|(number, role)| {
@@ -103,7 +115,7 @@ fn matches(entry: &Entry, call: &Call<'_>) -> bool {
     let has_word = call.arguments.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|one| one == word);
     match entry.when {
         When::Always | When::Answer { .. } | When::OwnProcess { .. } => true,
-        When::Equal { .. } => has_word || word == "THREAD",
+        When::Equal { .. } => has_word,
         When::Without { .. } => !has_word,
     }
 }
@@ -123,7 +135,7 @@ mod tests {
 8<vcpu0> <... ioctl resumed>, 0)    = -1 EINTR (Interrupted system call)
 7<quantix-vmm> mmap(NULL, 4096, PROT_READ|PROT_EXEC, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = ?
 8<vcpu0> ioctl(10, KVM_GET_REGS, {rax=0x10}) = 0
-9<snapshot> madvise(0x7fabfa7bf000, 4096, MADV_DONTNEED) = 0
+9<worker> madvise(0x7fabfa7bf000, 4096, MADV_DONTNEED) = 0
 7<quantix-vmm> +++ killed by SIGSYS +++
 ";
 

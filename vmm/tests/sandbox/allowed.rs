@@ -20,7 +20,6 @@ use crate::child::{End, command, end, inside};
 pub const TESTS: &[crate::Test] = &[
     ("allowed::the_run_time_of_every_role", || every_role("run-time")),
     ("allowed::threads_allocate_and_free_a_lot", || every_role("allocate")),
-    ("allowed::the_control_loop_starts_a_thread", || works(Role::Main, "thread")),
     ("allowed::the_control_loop_receives_files", || works(Role::Main, "files")),
     ("allowed::an_io_thread_does_disk_work", || works(Role::Io, "disk")),
     ("allowed::an_io_thread_uses_a_ring_that_was_made_before", || works(Role::Io, "ring")),
@@ -54,7 +53,6 @@ pub fn run(role: Role, name: &str) {
     match name {
         "run-time" => inside(role, || EventFd::new(0).unwrap(), |event| run_time(&event)),
         "allocate" => allocate(role),
-        "thread" => inside(role, || (), |()| thread()),
         "files" => inside(role, || UnixStream::pair().unwrap(), |(ours, theirs)| files(&ours, theirs)),
         "disk" => inside(role, || tempfile::tempfile().unwrap(), |file| disk(&file)),
         "ring" => inside(
@@ -108,12 +106,6 @@ fn allocate(role: Role) {
         enter_thread(Role::Main).unwrap();
         churn();
     });
-}
-
-fn thread() {
-    let named = std::thread::Builder::new().name("snapshot".into());
-    let answer = named.spawn(|| std::thread::current().name().map(str::len)).unwrap().join().unwrap();
-    assert_eq!(answer, Some(8));
 }
 
 fn files(ours: &UnixStream, theirs: UnixStream) {

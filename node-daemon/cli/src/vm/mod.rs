@@ -252,7 +252,9 @@ fn last_failure(ended: Vec<Result<(), Failure>>, session: &Session) -> Result<()
     let mut failures: Vec<Failure> = ended.into_iter().filter_map(Result::err).collect();
     let last = failures.pop();
     let colour = session.global.colour_for(&std::io::stderr());
-    failures.iter().for_each(|failure| failure.report(colour));
+    for failure in &failures {
+        failure.report(colour);
+    }
     last.map_or(Ok(()), Err)
 }
 

@@ -1,5 +1,7 @@
 //! How each group is measured: one call is one run of one contender.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -165,16 +167,22 @@ fn exits(bench: &mut Bench, contender: Contender) -> Result<()> {
 }
 
 fn net(bench: &mut Bench, contender: Contender) -> Result<()> {
-    const ECHO_PATIENCE: Duration = Duration::from_secs(1);
+    // How soon the echoing peer notices that it is to end; no frame waits for it.
+    const NOTICE: Duration = Duration::from_millis(50);
     let tap = bench.tap.context("There is no tap")?;
     for name in ["net-tx-64", "net-tx-1514", "net-rx-64", "net-rx-1514", "net-rtt"] {
         let words = format!("bench={name} {LOAD}");
         let guest = Guest { tap: Some(tap), words: &words, ..Guest::default() };
+        // Before the guest is: its first frame would be lost on a port that is opened too late, and it sends no second one.
+        let port = Port::open(tap, NOTICE)?;
         let vm = Running::spawn(bench.programs.command(contender, &guest))?;
         vm.ready()?;
-        let port = Port::open(tap, ECHO_PATIENCE)?;
+        let over = Arc::new(AtomicBool::new(false));
         let peer = match name {
-            "net-rtt" => Some(std::thread::spawn(move || frames::echo(&port))),
+            "net-rtt" => {
+                let over = over.clone();
+                Some(std::thread::spawn(move || frames::echo_until(&port, &over)))
+            }
             "net-rx-64" | "net-rx-1514" => {
                 while vm.next()?.context("The guest ended early")?.1["event"] != "listening" {}
                 let length = if name == "net-rx-64" { 64 } else { 1514 };
@@ -187,6 +195,7 @@ fn net(bench: &mut Bench, contender: Contender) -> Result<()> {
             "net-rtt" => record_latency(bench, contender, name, line),
             _ => record_rate(bench, contender, name, line),
         });
+        over.store(true, Ordering::Release);
         drop(vm);
         if let Some(peer) = peer {
             // A flood into a tap whose VMM has just gone may fail: the guest has its figures by then.

@@ -45,8 +45,8 @@ pub struct Comparison {
     pub runs: usize,
     /// Load averages (one minute) at start and end.
     pub load: (f64, f64),
-    /// CPUs of the host.
-    pub cpus: usize,
+    /// Share of the host's CPU time that others used in the second before the first run, 0 to 1.
+    pub busy: f64,
     /// Figures by row name and contender.
     pub figures: BTreeMap<(&'static str, Contender), Summary>,
     /// What could not be measured, and why.
@@ -90,14 +90,17 @@ pub fn measure(request: &Request) -> Result<Comparison> {
         }
     };
     let before = load_average()?;
+    let busy = busy_share()?;
+    if busy > report::QUIET {
+        eprintln!("{}", report::noise(busy));
+    }
     let mut bench = prepare(request, tap)?;
     for group in GROUPS.iter().filter(|group| request.only.is_empty() || request.only.iter().any(|name| name == *group))
     {
         run_group(&mut bench, group, request.runs, &mut missing);
     }
     let figures = bench.figures.iter().filter_map(|(key, figures)| Some((*key, summary(figures)?))).collect();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Comparison { runs: request.runs, load: (before, load_average()?), cpus, figures, missing })
+    Ok(Comparison { runs: request.runs, load: (before, load_average()?), busy, figures, missing })
 }
 
 /// In turns, run by run; whoever fails once is out of this group.
@@ -148,4 +151,23 @@ fn make_tap() -> Result<()> {
 fn load_average() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").context("Cannot read the load average")?;
     text.split(' ').next().and_then(|word| word.parse().ok()).context("The load average is no number")
+}
+
+/// What share of a second's CPU time, over all CPUs, somebody used while this program did nothing.
+fn busy_share() -> Result<f64> {
+    let (idle, all) = cpu_ticks()?;
+    // A measurement of a second, not a wait for something.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let (idle, all) = (cpu_ticks()?.0 - idle, cpu_ticks()?.1 - all);
+    Ok(1.0 - (idle as f64 / (all as f64).max(1.0)).clamp(0.0, 1.0))
+}
+
+/// Ticks of all CPUs since the start of the host: idle or waiting for a disk, and in all.
+fn cpu_ticks() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat").context("Cannot read /proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let idle = ticks.iter().skip(3).take(2).sum();
+    // Guest time, the last two, is counted in the first two as well.
+    Ok((idle, ticks.iter().take(8).sum()))
 }

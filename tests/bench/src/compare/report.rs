@@ -9,8 +9,18 @@ use super::contender::Contender::{self, Bare, QemuThreads, QemuUring, Quantix};
 use super::rows::{Bar, Better, ROWS, Row, verdict};
 use super::statistics::Summary;
 
-/// A load average above this share of the CPUs at the start is somebody else's work.
-const QUIET: f64 = 0.3;
+/// More of the CPUs' time than this before the start is somebody else's work.
+pub const QUIET: f64 = 0.1;
+
+/// Says loudly that the figures are not to be quoted. Noise is no failure: ratios between turns are worth reading still.
+pub fn noise(busy: f64) -> String {
+    let line = format!(
+        "*** THE MACHINE IS NOT QUIET: others use {:.0} % of its CPUs. Do not quote these figures. ***",
+        busy * 100.0
+    );
+    let rim = "*".repeat(line.len());
+    format!("{rim}\n{line}\n{rim}")
+}
 
 fn figure(comparison: &Comparison, row: &Row, contender: Contender) -> Option<Summary> {
     comparison.figures.get(&(row.name, contender)).copied()
@@ -29,7 +39,7 @@ fn best_qemu(comparison: &Comparison, row: &Row) -> Option<Summary> {
 }
 
 fn is_quiet(comparison: &Comparison) -> bool {
-    comparison.load.0 <= QUIET * comparison.cpus as f64
+    comparison.busy <= QUIET
 }
 
 fn judged(comparison: &Comparison, row: &Row) -> Option<bool> {
@@ -90,7 +100,7 @@ pub fn table(comparison: &Comparison) -> String {
         comparison.runs
     );
     if !is_quiet(comparison) {
-        let _ = writeln!(text, "NOTE: machine is not quiet: do not quote");
+        let _ = writeln!(text, "{}", noise(comparison.busy));
     }
     for reason in &comparison.missing {
         let _ = writeln!(text, "NOT MEASURED: {reason}");
@@ -116,7 +126,7 @@ pub fn json(comparison: &Comparison) -> Value {
         })
         .collect();
     json!({
-        "runs": comparison.runs, "load_before": comparison.load.0, "load_after": comparison.load.1,
+        "runs": comparison.runs, "busy_before": comparison.busy, "load_before": comparison.load.0, "load_after": comparison.load.1,
         "quiet": is_quiet(comparison), "rows": rows, "not_measured": comparison.missing,
     })
 }
@@ -130,7 +140,13 @@ mod tests {
         let row = "blk-randread-qd1";
         let figures =
             [((row, Quantix), flat(200.0)), ((row, QemuUring), flat(100.0)), ((row, QemuThreads), flat(150.0))];
-        Comparison { runs: 5, load: (4.0, 4.0), cpus: 2, figures: figures.into(), missing: vec!["net: no tap".into()] }
+        Comparison {
+            runs: 5,
+            load: (4.0, 4.0),
+            busy: 0.5,
+            figures: figures.into(),
+            missing: vec!["net: no tap".into()],
+        }
     }
 
     #[test]
@@ -146,6 +162,6 @@ mod tests {
     fn the_table_is_plain_and_tells_what_is_missing() {
         let text = table(&comparison());
         assert!(text.is_ascii());
-        assert!(text.contains("do not quote") && text.contains("NOT MEASURED: net: no tap"), "{text}");
+        assert!(text.contains("NOT QUIET") && text.contains("NOT MEASURED: net: no tap"), "{text}");
     }
 }

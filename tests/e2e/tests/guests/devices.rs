@@ -14,7 +14,9 @@ pub fn cases() -> Vec<Case> {
         case("disk::root_on_qcow2_with_backing_file", root_on_qcow2_with_backing_file),
         case("disk::fio_verifies_raw", |bench| fio_verifies(bench, "raw")),
         case("disk::fio_verifies_qcow2", |bench| fio_verifies(bench, "qcow2")),
-        case("net::tcp_both_ways", tcp_both_ways),
+        case("net::tcp_both_ways", |bench| tcp_both_ways(bench, "off")),
+        case("net::tcp_both_ways_by_vhost", |bench| tcp_both_ways(bench, "on")),
+        case("net::vhost_lives_through_pause_and_reset", vhost_lives_through_pause_and_reset),
         case("vsock::guest_calls_host", guest_calls_host),
         case("vsock::host_calls_guest", host_calls_guest),
         case("balloon::gives_memory_back", balloon_gives_memory_back),
@@ -59,16 +61,44 @@ fn fio_verifies(bench: &Bench, format: &'static str) -> Result<()> {
     Ok(())
 }
 
-fn tcp_both_ways(bench: &Bench) -> Result<()> {
+fn tcp_both_ways(bench: &Bench, vhost: &'static str) -> Result<()> {
     let mut server = bench.lab.spawn(&tool(&["iperf3", "--server", "--forceflush"]), Duration::from_mins(5))?;
     ensure!(server.wait_for("listening", 1, PATIENCE)?, "iperf3 does not listen in L1");
     let streams = format!(
         "inside iperf3 -c {HOST_ADDRESS} -t 3; fact to_host $?
          inside iperf3 -c {HOST_ADDRESS} -t 3 -R; fact to_guest $?"
     );
-    let guest = bench.guest().root(&bench.disks).net().test("ping").script(&streams);
+    let guest = bench.guest().root(&bench.disks).net().vhost(vhost).test("ping").script(&streams);
     let report = bench.run(&guest)?.powered_off()?;
     report.told("ping", "answered")?.told("to_host", "0")?.told("to_guest", "0")?;
+    Ok(())
+}
+
+/// The host's kernel moves the frames. Not one is lost by a pause, the driver's interrupts come by MSI-X, and a driver that
+/// resets the device finds it working again.
+fn vhost_lives_through_pause_and_reset(bench: &Bench) -> Result<()> {
+    let pings = format!(
+        "ping() {{ $b ping -c 1 -W 20 {HOST_ADDRESS} >/dev/null; }}
+         lost=0; n=0; while [ $n -lt 40 ]; do ping && echo PONG $n || lost=$((lost+1)); n=$((n+1)); $b usleep 50000; done
+         fact lost $lost
+         fact interrupts $($b awk '/virtio.*-input/ {{ print $2 + $3 }}' /proc/interrupts)
+         device=$($b basename $($b readlink -f /sys/class/net/eth0/device))
+         echo $device >/sys/bus/virtio/drivers/virtio_net/unbind; echo $device >/sys/bus/virtio/drivers/virtio_net/bind
+         start_net \"$(argument lab.ip)\"; ping; fact rebound $?"
+    );
+    let mut guest = bench.start(&bench.guest().cpus(2).net().vhost("on").script(&pings))?;
+    guest.wait_for("PONG 5", PATIENCE)?;
+    guest.ctl(&["pause"])?;
+    ensure!(!guest.says_more(Duration::from_secs(2))?, "The guest went on while it was paused");
+    guest.ctl(&["resume"])?;
+    guest.wait_for("PONG 20", PATIENCE)?;
+    let stats = guest.ctl(&["-o", "json", "stats"])?;
+    let stats: serde_json::Value = serde_json::from_str(&stats)?;
+    let queues = &stats["devices"][0]["queues"];
+    let counted = |queue: usize| queues[queue]["operations"].as_u64().is_some_and(|frames| frames > 0);
+    ensure!(counted(0) && counted(1), "Frames were not counted: {stats}");
+    let report = bench.end(guest)?.powered_off()?;
+    report.told("lost", "0")?.told("rebound", "0")?.told_number("interrupts", |count| count > 10)?;
     Ok(())
 }
 

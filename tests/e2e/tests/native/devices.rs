@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use quantix_bench::frames::{self, Port};
@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         case("console::echoes_what_is_typed", console_echoes),
         case("net::guest_to_host_and_back", guest_to_host_and_back),
         case("net::host_to_guest_and_back", host_to_guest_and_back),
+        case("net::is_limited_while_it_runs", net_is_limited_while_it_runs),
         case("vsock::guest_calls_host", |native| guest_calls_host(native, "vsock-echo")),
         case("vsock::stream_out_of_credit", |native| guest_calls_host(native, "vsock-stream")),
         case("vsock::host_calls_guest", host_calls_guest),
@@ -108,6 +109,29 @@ fn host_to_guest_and_back(native: &Native) -> Result<()> {
     })
 }
 
+/// A limit of the control socket holds from then on, and goes: frames come at its rate, then freely, and none is lost.
+fn net_is_limited_while_it_runs(native: &Native) -> Result<()> {
+    in_own_network(|| {
+        let port = Port::open(TAP, PATIENCE)?;
+        let vm = native.vm().option("--net", format!("tap={TAP}")).controlled();
+        let running = vm.does("test=net-answer frames=150 wait_ms=60000").start()?;
+        running.wait_for("listening", 1)?;
+        running.ctl(&["limit", "net0", "--iops", "50"])?;
+        let start = Instant::now();
+        frames::check(&port, 100)?;
+        // 200 frames in both directions at 50 a second, less the burst of a tenth of a second.
+        let took = start.elapsed();
+        ensure!(took > Duration::from_millis(3500), "200 frames at 50 a second passed in {took:?}");
+        running.ctl(&["limit", "net0"])?;
+        let start = Instant::now();
+        frames::check(&port, 50)?;
+        let took = start.elapsed();
+        ensure!(took < Duration::from_millis(1500), "Without a limit 100 frames took {took:?}");
+        running.end()?.exited(0)?.passed("net-answer")?;
+        Ok(())
+    })
+}
+
 fn guest_calls_host(native: &Native, test: &str) -> Result<()> {
     let (vm, socket) = native.vm().vsock();
     let place = vsock_peer::guest_path(&socket, VSOCK_HOST_PORT);
@@ -115,7 +139,7 @@ fn guest_calls_host(native: &Native, test: &str) -> Result<()> {
     while !place.exists() {
         std::thread::yield_now();
     }
-    vm.does(&format!("test={test}")).run()?.exited(0)?.passed(test)?;
+    vm.does(&format!("test={test} mib=4")).run()?.exited(0)?.passed(test)?;
     ensure!(peer()? > 0, "Nothing came");
     Ok(())
 }

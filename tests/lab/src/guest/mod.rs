@@ -65,6 +65,7 @@ pub struct Guest {
     pub(crate) words: Vec<String>,
     pub(crate) disks: Vec<GuestDisk>,
     pub(crate) net: bool,
+    pub(crate) vhost: &'static str,
     pub(crate) vsock: bool,
     pub(crate) balloon: bool,
     pub(crate) options: Vec<String>,
@@ -85,6 +86,7 @@ impl Guest {
             words: ["console=ttyS0", "quiet", "panic=-1"].map(String::from).to_vec(),
             disks: Vec::new(),
             net: false,
+            vhost: "auto",
             vsock: false,
             balloon: false,
             options: Vec::new(),
@@ -160,6 +162,13 @@ impl Guest {
     pub fn net(mut self) -> Self {
         self.net = true;
         self.words(&format!("lab.ip={GUEST_ADDRESS} lab.gw={HOST_ADDRESS}"))
+    }
+
+    /// Whether L1's kernel moves the NIC's frames: `auto`, `on` or `off`.
+    #[must_use]
+    pub fn vhost(mut self, mode: &'static str) -> Self {
+        self.vhost = mode;
+        self
     }
 
     /// Adds a vsock device with context id 3.
@@ -243,7 +252,7 @@ pub fn prepare_host(lab: &Lab, disks: &Disks) -> Result<(), LabError> {
     let disk = disks.raw.display();
     let script = format!(
         "if ! [ -e {TOOLS}/bin ]; then
-            modprobe loop || true
+            modprobe -a loop vhost_net || true
             mkdir -p {TOOLS}
             mount -o loop,ro,noload {disk} {TOOLS}
             mount -t tmpfs tmp {TOOLS}/tmp

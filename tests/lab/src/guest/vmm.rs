@@ -102,7 +102,7 @@ fn quantix(path: &Path, guest: &Guest, place: &str) -> Vec<String> {
         add("--disk", format!("path={path},format={format}{}", if *readonly { ",readonly" } else { "" }));
     }
     if guest.net {
-        add("--net", format!("tap=tap0,mac={MAC}"));
+        add("--net", format!("tap=tap0,mac={MAC},vhost={}", guest.vhost));
     }
     if guest.vsock {
         add("--vsock", format!("cid=3,socket={VSOCK_SOCKET}"));

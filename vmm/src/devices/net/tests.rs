@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{Read as _, Write as _};
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 
 use virtio_bindings::bindings::virtio_net as spec;
 
+use super::worker::ALARM;
 use super::*;
 use crate::backend::tap::{HEADER_LEN, Tap};
+use crate::virtio::rate_limit::RateLimit;
 use crate::virtio::testing::{BUFFERS, FakeGuest};
 use crate::virtio::{Device as _, Polled, Worker, WorkerError};
 
@@ -331,4 +334,40 @@ fn the_configuration_can_be_read_at_any_offset() {
         card.read_config(offset, &mut bytes);
         assert_eq!(bytes, [if offset == 11 { 5 } else { 0 }, 0, 0, 0], "{offset}");
     }
+}
+
+/// Waits until a limit's alarm has rung, and tells the worker.
+fn alarm(bench: &mut Bench) {
+    use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+    let fd = bench.workers[0].sources().iter().find(|source| source.token == ALARM).unwrap().fd;
+    let epoll = Epoll::new().unwrap();
+    epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0)).unwrap();
+    assert_eq!(epoll.wait(10_000, &mut [EpollEvent::default()]).unwrap(), 1, "the alarm never rang");
+    bench.workers[0].on_event(ALARM).unwrap();
+}
+
+#[test]
+fn a_limit_holds_frames_of_both_directions_until_its_alarm_and_can_be_lifted() {
+    let mut bench = bench(0);
+    let one = RateLimit { operations: NonZeroU64::new(1), bytes: None };
+    bench.card.limits().unwrap().set(one).unwrap();
+    bench.guest.write(BUFFERS, &frame(100));
+    for _ in 0..20 {
+        bench.guest.queues[TRANSMIT].add(&[(BUFFERS, 112, false)]);
+        bench.give(BUFFERS + 0x1000, 2048);
+        bench.send(&frame(60));
+    }
+    alarm(&mut bench);
+    let sent = |bench: &mut Bench| std::iter::from_fn(|| bench.guest.queues[TRANSMIT].used()).count();
+    let came = |bench: &mut Bench| std::iter::from_fn(|| bench.guest.queues[RECEIVE].used()).count();
+    assert_eq!(sent(&mut bench) + came(&mut bench), 1, "the first goes into debt");
+    bench.workers[0].on_event(0).unwrap();
+    bench.workers[0].on_event(1).unwrap();
+    assert_eq!(sent(&mut bench) + came(&mut bench), 0, "kicking does not help");
+    bench.workers[0].start_polling().unwrap();
+    assert_eq!(bench.workers[0].stop_polling().unwrap(), Polled::Idle, "what is held back is no reason to look on");
+    bench.card.limits().unwrap().set(RateLimit::default()).unwrap();
+    alarm(&mut bench);
+    assert_eq!((sent(&mut bench), came(&mut bench)), (19, 20));
+    assert_eq!(std::iter::from_fn(|| bench.receive()).count(), 20);
 }

@@ -15,7 +15,7 @@ use crate::virtio::{GuestFault, Interest, Polled, Queue, Source, Worker, WorkerE
 const RECEIVE_KICK: u32 = 0;
 const TRANSMIT_KICK: u32 = 1;
 const TAP: u32 = 2;
-const ALARM: u32 = 3;
+pub(super) const ALARM: u32 = 3;
 
 /// A receive queue, a transmit queue, and their queue of the tap.
 pub(super) struct Pair {

@@ -2,6 +2,8 @@
 //!
 //! To add a call: put the line into the narrowest list, say what needs it, and condition it on arguments
 //! where it has a part that is not needed. To find out what a thread died of, see `sandbox/mod.rs`.
+//! A recorded run of everything must use every entry (a native case of `tests/e2e`); one that such a run cannot be expected
+//! to need says "Seldom: " before its reason.
 //! There is no code here and no side effects.
 
 #![forbid(unsafe_code)]

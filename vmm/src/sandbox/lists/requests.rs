@@ -30,23 +30,8 @@ const fn iow<T>(number: u32) -> u32 {
     ioc(WRITE, kvm::KVMIO, number, size_of::<T>())
 }
 
-const fn iowr<T>(number: u32) -> u32 {
-    ioc(READ | WRITE, kvm::KVMIO, number, size_of::<T>())
-}
-
 // <linux/kvm.h>, on the file of a VM.
-pub(super) const KVM_GET_DIRTY_LOG: u32 = iow::<kvm::kvm_dirty_log>(0x42);
-pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = iow::<kvm::kvm_userspace_memory_region>(0x46);
-pub(super) const KVM_IRQ_LINE: u32 = iow::<kvm::kvm_irq_level>(0x61);
-pub(super) const KVM_GET_IRQCHIP: u32 = iowr::<kvm::kvm_irqchip>(0x62);
-pub(super) const KVM_SET_IRQCHIP: u32 = ior::<kvm::kvm_irqchip>(0x63);
-pub(super) const KVM_SET_GSI_ROUTING: u32 = iow::<kvm::kvm_irq_routing>(0x6a);
-pub(super) const KVM_IRQFD: u32 = iow::<kvm::kvm_irqfd>(0x76);
 pub(super) const KVM_IOEVENTFD: u32 = iow::<kvm::kvm_ioeventfd>(0x79);
-pub(super) const KVM_SET_CLOCK: u32 = iow::<kvm::kvm_clock_data>(0x7b);
-pub(super) const KVM_GET_CLOCK: u32 = ior::<kvm::kvm_clock_data>(0x7c);
-pub(super) const KVM_GET_PIT2: u32 = ior::<kvm::kvm_pit_state2>(0x9f);
-pub(super) const KVM_SET_PIT2: u32 = iow::<kvm::kvm_pit_state2>(0xa0);
 pub(super) const KVM_SIGNAL_MSI: u32 = iow::<kvm::kvm_msi>(0xa5);
 
 // <linux/kvm.h>, on the file of a vCPU.
@@ -55,26 +40,12 @@ pub(super) const KVM_GET_REGS: u32 = ior::<kvm::kvm_regs>(0x81);
 pub(super) const KVM_SET_REGS: u32 = iow::<kvm::kvm_regs>(0x82);
 pub(super) const KVM_GET_SREGS: u32 = ior::<kvm::kvm_sregs>(0x83);
 pub(super) const KVM_SET_SREGS: u32 = iow::<kvm::kvm_sregs>(0x84);
-pub(super) const KVM_TRANSLATE: u32 = iowr::<kvm::kvm_translation>(0x85);
-pub(super) const KVM_GET_MSRS: u32 = iowr::<kvm::kvm_msrs>(0x88);
 pub(super) const KVM_SET_MSRS: u32 = iow::<kvm::kvm_msrs>(0x89);
 pub(super) const KVM_SET_FPU: u32 = iow::<kvm::kvm_fpu>(0x8d);
-pub(super) const KVM_GET_LAPIC: u32 = ior::<kvm::kvm_lapic_state>(0x8e);
 pub(super) const KVM_SET_LAPIC: u32 = iow::<kvm::kvm_lapic_state>(0x8f);
-pub(super) const KVM_GET_MP_STATE: u32 = ior::<kvm::kvm_mp_state>(0x98);
 pub(super) const KVM_SET_MP_STATE: u32 = iow::<kvm::kvm_mp_state>(0x99);
-pub(super) const KVM_NMI: u32 = plain(0x9a);
-pub(super) const KVM_GET_VCPU_EVENTS: u32 = ior::<kvm::kvm_vcpu_events>(0x9f);
 pub(super) const KVM_SET_VCPU_EVENTS: u32 = iow::<kvm::kvm_vcpu_events>(0xa0);
-pub(super) const KVM_GET_DEBUGREGS: u32 = ior::<kvm::kvm_debugregs>(0xa1);
 pub(super) const KVM_SET_DEBUGREGS: u32 = iow::<kvm::kvm_debugregs>(0xa2);
-pub(super) const KVM_SET_TSC_KHZ: u32 = plain(0xa2);
-pub(super) const KVM_GET_TSC_KHZ: u32 = plain(0xa3);
-pub(super) const KVM_GET_XSAVE: u32 = ior::<kvm::kvm_xsave>(0xa4);
-pub(super) const KVM_GET_XSAVE2: u32 = ior::<kvm::kvm_xsave>(0xcf);
-pub(super) const KVM_SET_XSAVE: u32 = iow::<kvm::kvm_xsave>(0xa5);
-pub(super) const KVM_GET_XCRS: u32 = ior::<kvm::kvm_xcrs>(0xa6);
-pub(super) const KVM_SET_XCRS: u32 = iow::<kvm::kvm_xcrs>(0xa7);
 pub(super) const KVM_KVMCLOCK_CTRL: u32 = plain(0xad);
 
 // <linux/if_tun.h>.
@@ -98,11 +69,8 @@ pub(super) const VHOST_NET_SET_BACKEND: u32 = ioc(WRITE, VHOST, 0x30, 8);
 // <linux/fs.h>.
 pub(super) const BLKDISCARD: u32 = ioc(0, 0x12, 119, 0);
 pub(super) const BLKZEROOUT: u32 = ioc(0, 0x12, 127, 0);
-pub(super) const BLKGETSIZE64: u32 = ioc(READ, 0x12, 114, 8);
-pub(super) const BLKSSZGET: u32 = ioc(0, 0x12, 104, 0);
 
 // <asm-generic/ioctls.h>.
 pub(super) const FIONBIO: u32 = 0x5421;
 pub(super) const TCGETS: u32 = 0x5401;
 pub(super) const TCSETS: u32 = 0x5402;
-pub(super) const TIOCGWINSZ: u32 = 0x5413;

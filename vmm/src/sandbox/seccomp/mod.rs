@@ -78,6 +78,13 @@ pub struct Entry {
     pub reason: &'static str,
 }
 
+impl Entry {
+    /// Whether a run of a few seconds on any one host is not expected to need it: its reason says so first.
+    pub fn is_seldom(&self) -> bool {
+        self.reason.starts_with("Seldom: ")
+    }
+}
+
 /// A condition on one argument (0 to 5).
 ///
 /// Only the low 32 bits are compared. That is exact: each argument that a list tests is an `int`, or one of
