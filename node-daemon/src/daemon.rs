@@ -20,10 +20,13 @@ use crate::model::{Failure, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
-use crate::storage::{NoUsers, Storage, StorageParts};
+use crate::storage::{Storage, StorageParts};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::{Telemetry, Timeline};
+use crate::vm::launch::{LaunchSettings, Launcher};
+use crate::vm::rooms::{VmUsers, configured_nics, node_resources};
+use crate::vm::{VmParts, Vms};
 
 /// How long the end waits for tasks to finish by themselves. What then still runs is cleaned up at the next start,
 /// as after a crash.
@@ -100,6 +103,8 @@ pub struct Rooms {
     /// Bridges, taps and filters.
     pub networks: Networks,
     // vm
+    /// VMs.
+    pub vms: Vms,
 }
 
 /// A running daemon.
@@ -133,8 +138,7 @@ impl Daemon {
             events: events.clone(),
             state_dir: settings.state_dir.clone(),
             run_dir: settings.run_dir.clone(),
-            // vm: who has volumes and images.
-            users: Arc::new(NoUsers),
+            users: Arc::new(VmUsers),
             shutdown: shutdown.clone(),
         })
         .await?;
@@ -142,6 +146,10 @@ impl Daemon {
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
         // vm
+        let finding = timeline.span("Find VMs");
+        let vms = find_vms(&settings, &events, &storage, &networks, &shutdown).await?;
+        telemetry.attach_vms(Arc::new(vms.clone()));
+        finding.end();
         let rooms = Rooms {
             settings: Arc::new(settings),
             store,
@@ -156,6 +164,7 @@ impl Daemon {
             // network
             networks,
             // vm
+            vms,
         };
         rooms.telemetry.run(shutdown.clone());
         let listening = timeline.span("Listen");
@@ -197,6 +206,28 @@ impl Daemon {
             tracing::info!("The inventory is still in use; its journal is read at the next start");
         }
     }
+}
+
+/// Takes over the VMs that run, and starts those that shall.
+async fn find_vms(
+    settings: &Settings,
+    events: &Events,
+    storage: &Storage,
+    networks: &Networks,
+    shutdown: &CancellationToken,
+) -> Result<Vms, Failure> {
+    let store = storage.store();
+    networks.know_nics(configured_nics());
+    let launcher = Launcher::open(LaunchSettings::new(settings.run_dir.clone(), settings.vmm.clone()))?;
+    Vms::start(VmParts {
+        store: store.clone(),
+        events: events.clone(),
+        launcher,
+        resources: node_resources(storage.clone(), networks.clone(), store.clone()),
+        log_dir: settings.log_dir.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await
 }
 
 /// What every other room stands on.

@@ -37,6 +37,7 @@ use quantix_api::v1::image_service_server::ImageServiceServer;
 use quantix_api::v1::network_service_server::NetworkServiceServer;
 use quantix_api::v1::pool_service_server::PoolServiceServer;
 use quantix_api::v1::task_service_server::TaskServiceServer;
+use quantix_api::v1::vm_service_server::VmServiceServer;
 use quantix_api::v1::volume_service_server::VolumeServiceServer;
 use rest::{Methods, Rest};
 use tls::{Certificate, TlsError, TlsFiles};
@@ -100,7 +101,7 @@ pub async fn routes(rooms: &Rooms) -> Result<Routes, ServerError> {
         // network
         .add_service(NetworkServiceServer::new(services::network::NetworkRpc::new(rooms)))
         // vm
-        ;
+        .add_service(VmServiceServer::new(services::vm::VmRpc::new(rooms)));
     Ok(routes.routes())
 }
 

@@ -84,6 +84,13 @@ impl Timeline {
         }
     }
 
+    /// A copy of what there is now, to which something can be added that does not belong to the original.
+    pub fn snapshot(&self) -> Self {
+        let inner = self.lock();
+        let copy = Inner { begin: inner.begin, wall: inner.wall, spans: inner.spans.clone() };
+        Self { inner: Arc::new(Mutex::new(copy)) }
+    }
+
     /// The spans so far, in the order of their beginnings.
     pub fn report(&self) -> Report {
         let inner = self.lock();

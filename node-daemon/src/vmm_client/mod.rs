@@ -32,9 +32,9 @@ pub struct VmmClientError {
 }
 
 impl VmmClientError {
-    /// Whether the VMM is gone or does not answer, rather than refusing.
-    pub fn is_silent(&self) -> bool {
-        !matches!(self.source, ClientError::Call(CallError::Refused(_)))
+    /// Whether the connection has ended.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self.source, ClientError::Disconnected)
     }
 
     /// The refusal's code, when it is one.
@@ -56,7 +56,7 @@ impl From<VmmClientError> for Failure {
             _ => FailureKind::Unavailable,
         };
         let cause: String = error.source.to_string().chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-        Self::new(kind, format!("{error}: {cause}")).caused_by(error)
+        Self::new(kind, format!("{error}: {cause}"))
     }
 }
 
@@ -137,6 +137,22 @@ impl VmmClient {
         let command = v1::AttachConsole { console: v1::Console::Serial.into() };
         let attached = self.client.call_with_fds(command, &[socket.as_fd()], QUICK).await;
         attached.map(|(reply, _)| reply).map_err(|source| VmmClientError { wanted: "attach the console", source })
+    }
+
+    /// Takes a descriptor out of the VMM's store.
+    pub async fn take_fd(&self, name: &str) -> Result<OwnedFd, VmmClientError> {
+        let wanted = "give a descriptor back";
+        let refused = |source| VmmClientError { wanted, source };
+        let command = v1::TakeFd { name: name.to_owned() };
+        let (_, fds) = self.client.call_with_fds(command, &[], QUICK).await.map_err(refused)?;
+        fds.into_iter().next().ok_or_else(|| refused(ClientError::Call(CallError::WrongAnswer)))
+    }
+
+    /// Puts a copy of a descriptor into the VMM's store.
+    pub async fn add_fd(&self, name: &str, fd: &OwnedFd) -> Result<(), VmmClientError> {
+        let command = v1::AddFd { name: name.to_owned() };
+        let added = self.client.call_with_fds(command, &[fd.as_fd()], QUICK).await;
+        added.map(drop).map_err(|source| VmmClientError { wanted: "take a descriptor", source })
     }
 
     /// Events from now on; waits so long for a VMM that is still starting.

@@ -1,8 +1,8 @@
-//! The ends of the guest: power off, reset, idle, sleep.
+//! The ends of the guest: power off, reset, idle, sleep, panic, and off when the power button is pressed.
 
 use payload_logic::acpi::{Acpi, Register};
 
-use crate::port::{outb, outw};
+use crate::port::{inb, inl, outb, outw};
 use crate::{mmio, paging, ring0};
 
 /// What to do when the command is done (`after=`).
@@ -16,7 +16,18 @@ pub enum After {
     Idle,
     /// Halt for ever: costs the host nothing.
     Sleep,
+    /// Says by pvpanic that the kernel panicked, then spins.
+    Panic,
+    /// Power off when the power button is pressed; until then what is typed on COM1 comes back.
+    Button,
 }
+
+/// The port of pvpanic (QEMU's `docs/specs/pvpanic`).
+const PVPANIC: u16 = 0x505;
+/// Where quantix-vmm's events are pending, as its DSDT says; a bit a kind, the power button's among them.
+const EVENTS: u16 = 0x604;
+const COM1: u16 = 0x3f8;
+const COM1_LINE_STATUS: u16 = COM1 + 5;
 
 impl After {
     /// Reads the option's value; power off is what most want.
@@ -25,6 +36,8 @@ impl After {
             Some("reset") => Self::Reset,
             Some("idle") => Self::Idle,
             Some("sleep") => Self::Sleep,
+            Some("panic") => Self::Panic,
+            Some("button") => Self::Button,
             _ => Self::Off,
         }
     }
@@ -43,7 +56,10 @@ fn write(register: Register, value: u16, wide: bool) {
 
 /// Ends the guest. What one way does not do, the next one does.
 pub fn end(after: After, acpi: &Acpi) -> ! {
-    if after == After::Off
+    if after == After::Button {
+        wait_for_button();
+    }
+    if matches!(after, After::Off | After::Button)
         && let Some(off) = acpi.power_off
     {
         write(off.register, off.value, off.wide);
@@ -52,7 +68,10 @@ pub fn end(after: After, acpi: &Acpi) -> ! {
     if after == After::Sleep {
         ring0::sleep();
     }
-    if after != After::Idle {
+    if after == After::Panic {
+        outb(PVPANIC, 1);
+    }
+    if !matches!(after, After::Idle | After::Panic) {
         if let Some((register, value)) = acpi.reset {
             write(register, u16::from(value), false);
             settle();
@@ -63,6 +82,15 @@ pub fn end(after: After, acpi: &Acpi) -> ! {
     }
     loop {
         core::hint::spin_loop();
+    }
+}
+
+/// Types back what is typed, until something else happens.
+fn wait_for_button() {
+    while inl(EVENTS) == 0 {
+        if inb(COM1_LINE_STATUS) & 1 != 0 {
+            outb(COM1, inb(COM1));
+        }
     }
 }
 

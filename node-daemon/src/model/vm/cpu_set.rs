@@ -84,6 +84,14 @@ impl fmt::Display for CpuSet {
     }
 }
 
+impl TryFrom<&str> for CpuSet {
+    type Error = &'static str;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 impl TryFrom<String> for CpuSet {
     type Error = &'static str;
 

@@ -4,20 +4,18 @@
 //! be made. A [`VmSpec`] has ids only. The draft becomes the spec when all names were found ([`VmSpec::resolve`]).
 
 mod cpu_set;
-mod net;
 mod record;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Id, Name};
+use super::{FirewallRule, Id, Mac, Name};
 
 pub use cpu_set::CpuSet;
-pub use net::{Direction, FirewallRule, Mac, Ports, Prefix, Protocol};
 pub use record::{Begun, ExitCause, VmExit, VmRecord};
 
 /// What a VM shall be. `R` is how images and networks are named, `S` where a disk's bytes are.
@@ -205,7 +203,7 @@ pub struct NicSpec<R = Id> {
     /// 1 to 8 pairs.
     pub queues: u32,
     /// The address that DHCP gives.
-    pub address: Option<IpAddr>,
+    pub address: Option<Ipv4Addr>,
     /// Frames with other source addresses pass too.
     pub allow_spoofing: bool,
     /// What may pass; the first match wins.
@@ -352,14 +350,17 @@ impl VmSpec {
     }
 
     /// Whether a run of `self` is also a run of `other`: all that only a start can bring is equal. What the daemon itself looks
-    /// at (restart, autostart) and what a running VMM takes (a disk's limits) may differ.
+    /// at (restart, autostart), what a running VMM takes (limits) and what the host filters may differ.
     pub fn same_run(&self, other: &Self) -> bool {
         let run = |spec: &Self| {
             let mut spec = spec.clone();
             spec.restart = RestartPolicy { mode: RestartMode::Never, max_attempts: 0, backoff: Duration::ZERO };
             spec.autostart = Autostart { enabled: false, order: 0, delay: Duration::ZERO };
             spec.disks.iter_mut().for_each(|disk| disk.limit = Limit::default());
-            spec.nics.iter_mut().for_each(|nic| nic.limit = Limit::default());
+            for nic in &mut spec.nics {
+                (nic.limit, nic.allow_spoofing, nic.address) = (Limit::default(), false, None);
+                nic.rules.clear();
+            }
             spec
         };
         run(self) == run(other)

@@ -1,1 +1,2 @@
 -- VMs.
+-- documents: vms

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::str::FromStr;
 use std::time::Duration;
 
 use quantix_api::v1;
@@ -38,14 +37,17 @@ impl Faults {
         self.0.extend_from_slice(Failure::invalid(field, value, reason).fields());
     }
 
-    /// Parses a text; a text that is none is noted.
-    pub fn parse<T: FromStr<Err: Display>>(&mut self, field: &str, text: &str) -> Option<T> {
-        text.parse().map_err(|reason| self.add(field, text, reason)).ok()
+    /// Notes the fields of a failure.
+    pub fn extend(&mut self, failure: &Failure) {
+        self.0.extend_from_slice(failure.fields());
     }
 
-    /// As [`Self::parse`], with nothing for an empty text.
-    pub fn parse_given<T: FromStr<Err: Display>>(&mut self, field: &str, text: &str) -> Option<T> {
-        if text.is_empty() { None } else { self.parse(field, text) }
+    /// Reads a text; one that is not what it should be is noted, and an empty one is nothing.
+    pub fn parse_given<'t, T>(&mut self, field: &str, text: &'t str) -> Option<T>
+    where
+        T: TryFrom<&'t str, Error: Display>,
+    {
+        if text.is_empty() { None } else { T::try_from(text).map_err(|reason| self.add(field, text, reason)).ok() }
     }
 
     /// Notes a number out of bounds; `default` stands for 0.

@@ -6,10 +6,8 @@ use quantix_api::v1;
 use quantix_api::v1::disk_spec::Source;
 
 use super::check::{Faults, given, reserved};
-use crate::model::Name;
-use crate::model::vm::{
-    Direction, DiskSpec, DraftSource, FirewallRule, Limit, NewVolume, NicSpec, Protocol, VmDraft, VolumeFormat,
-};
+use crate::model::vm::{DiskSpec, DraftSource, Limit, NewVolume, NicSpec, VmDraft, VolumeFormat};
+use crate::model::{Direction, FirewallRule, Name, RuleAction};
 
 /// Slots on the PCI bus, less the host bridge.
 const MAX_DEVICES: usize = 31;
@@ -119,9 +117,9 @@ fn nic(index: usize, nic: &v1::NicSpec, faults: &mut Faults) -> NicSpec<String> 
     }
 }
 
-fn parse_address(field: &str, text: &str, faults: &mut Faults) -> Option<std::net::IpAddr> {
+fn parse_address(field: &str, text: &str, faults: &mut Faults) -> Option<std::net::Ipv4Addr> {
     let text = given(text)?;
-    text.parse().map_err(|_| faults.add(field, &text, "is not an address: write one as 10.80.0.20")).ok()
+    text.parse().map_err(|_| faults.add(field, &text, "is not an IPv4 address: write one as 10.80.0.20")).ok()
 }
 
 fn rule(field: &str, rule: &v1::FirewallRule, faults: &mut Faults) -> Option<FirewallRule> {
@@ -133,26 +131,17 @@ fn rule(field: &str, rule: &v1::FirewallRule, faults: &mut Faults) -> Option<Fir
     if direction.is_none() {
         faults.add(format!("{field}.direction"), rule.direction, "is no direction: give DIRECTION_IN or DIRECTION_OUT");
     }
-    let accept = match rule.action() {
-        v1::FirewallAction::Accept => Some(true),
-        v1::FirewallAction::Drop => Some(false),
+    let action = match rule.action() {
+        v1::FirewallAction::Accept => Some(RuleAction::Accept),
+        v1::FirewallAction::Drop => Some(RuleAction::Drop),
         v1::FirewallAction::Unspecified => None,
     };
-    if accept.is_none() {
+    if action.is_none() {
         let reason = "is no action: give FIREWALL_ACTION_ACCEPT or FIREWALL_ACTION_DROP";
         faults.add(format!("{field}.action"), rule.action, reason);
     }
-    let protocol: Option<Protocol> = faults.parse_given(&format!("{field}.protocol"), &rule.protocol);
-    if !rule.ports.is_empty() && !matches!(rule.protocol.as_str(), "tcp" | "udp") {
-        faults.add(format!("{field}.ports"), &rule.ports, "mean nothing without protocol tcp or udp");
-    }
-    Some(FirewallRule {
-        direction: direction?,
-        accept: accept?,
-        protocol,
-        remote: faults.parse_given(&format!("{field}.remote"), &rule.remote),
-        ports: faults.parse_given(&format!("{field}.ports"), &rule.ports),
-    })
+    let checked = FirewallRule::check(direction?, action?, &rule.protocol, &rule.remote, &rule.ports);
+    checked.map_err(|failure| faults.extend(&failure.under(field))).ok()
 }
 
 /// What devices may not share, and whether there is room for all.
