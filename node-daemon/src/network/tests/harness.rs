@@ -34,6 +34,8 @@ pub fn in_namespace<F: Future<Output = ()>>(name: &str, body: impl FnOnce(TestHo
             return;
         }
         command("ip", &["link", "set", "lo", "up"]);
+        // A new namespace takes its routing from the host's, which may be a router.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
