@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Auth;
 use crate::events::Events;
 use crate::host::{Host, Roots};
-use crate::model::{Failure, NewEvent};
+use crate::model::{Failure, FailureKind, NewEvent};
 use crate::network::Networks;
 use crate::server::{Server, ServerError};
 use crate::settings::Settings;
@@ -73,7 +73,13 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether the administrator has to change something, rather than the machine being at fault.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. } | ServerError::Tls(_)))
+        match self {
+            Self::AnotherDaemon { .. } | Self::Server(ServerError::Listen { .. } | ServerError::Tls(_)) => true,
+            Self::Room(failure) => {
+                matches!(failure.kind(), FailureKind::InvalidArgument | FailureKind::FailedPrecondition)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -131,8 +137,11 @@ impl Daemon {
         let Base { store, tasks, events, host, telemetry } = base(&settings, &timeline).await?;
         // One block a room, in a span of the timeline. Keep the comment lines: they keep merges apart.
         // auth
+        let starting = timeline.span("Start auth");
         let auth = Auth::start(store.clone()).await?;
+        starting.end();
         // storage
+        let starting = timeline.span("Start storage");
         let storage = Storage::start(StorageParts {
             store: store.clone(),
             events: events.clone(),
@@ -142,9 +151,12 @@ impl Daemon {
             shutdown: shutdown.clone(),
         })
         .await?;
+        starting.end();
         // network
+        let starting = timeline.span("Start networks");
         let networks =
             Networks::start(&settings, store.clone(), tasks.clone(), events.clone(), shutdown.clone()).await?;
+        starting.end();
         // vm
         let finding = timeline.span("Find VMs");
         let vms = find_vms(&settings, &events, &storage, &networks, &shutdown).await?;

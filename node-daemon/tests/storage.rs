@@ -45,6 +45,8 @@ impl Node {
         };
         settings.listen.grpc = "127.0.0.1:0".parse().unwrap();
         settings.listen.rest = "127.0.0.1:0".parse().unwrap();
+        // This machine's own network is not to be touched.
+        settings.network.default_network = false;
         let socket = settings.socket();
         let daemon = Daemon::start(settings).await.unwrap();
         let channel = connect(&socket).await;

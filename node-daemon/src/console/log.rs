@@ -56,7 +56,8 @@ impl ConsoleLog {
     }
 
     fn begin_work(&mut self) {
-        if self.waiting.is_empty() {
+        // While work is at hand its handle stays where it is: `worked` waits for it, and begins the next.
+        if self.waiting.is_empty() || !matches!(self.place, Place::Rest(_)) {
             return;
         }
         if let Place::Rest(mut writer) = std::mem::replace(&mut self.place, Place::Broken) {

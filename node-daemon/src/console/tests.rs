@@ -164,3 +164,17 @@ proptest! {
         }
     }
 }
+
+/// As a guest prints: a byte at a time, each of which finds the log at work on the ones before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_come_while_the_log_is_at_work_are_logged_too() {
+    let (console, _directory) = console();
+    let mut guest = plug(&console, Begin::PowerOn);
+    let mut viewer = console.view();
+    let said: Vec<u8> = (0..600_u32).map(|number| b'a' + (number % 26) as u8).collect();
+    for byte in &said {
+        guest.write_all(&[*byte]).await.expect("printed");
+        see(&mut viewer, 1).await;
+    }
+    assert_eq!(logged(&console, guest).await, said);
+}

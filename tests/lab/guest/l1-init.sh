@@ -37,6 +37,8 @@ stage2() {
     $b mount -t tmpfs -o size=90% shm /dev/shm && $b mount -t devpts pts /dev/pts
     $b mount -t debugfs debug /sys/kernel/debug && $b mount -t tracefs trace /sys/kernel/tracing
     $b mount -t cgroup2 cgroup /sys/fs/cgroup
+    # What every Linux has: programs read /dev/stdin.
+    $b ln -sf /proc/self/fd /dev/fd && $b ln -sf fd/0 /dev/stdin && $b ln -sf fd/1 /dev/stdout && $b ln -sf fd/2 /dev/stderr
     [ -c /dev/net/tun ] || $b mknod /dev/net/tun c 10 200
     for word in $($b cat /proc/cmdline); do
         value=${word#*=}

@@ -34,29 +34,34 @@ pub fn in_namespace<F: Future<Output = ()>>(name: &str, body: impl FnOnce(TestHo
             return;
         }
         command("ip", &["link", "set", "lo", "up"]);
+        // A new namespace takes its routing from the host's, which may be a router.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let kept = directory.path().to_owned();
+        let _servers = Servers(directory.path().to_owned());
         let test = body(TestHost::new(directory));
         runtime.block_on(async { timeout(Duration::from_mins(1), test).await.unwrap() });
-        end_servers(&kept);
     });
     if let Err(panic) = ran.join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// Ends the DHCP servers that a daemon leaves running by design.
-fn end_servers(directory: &std::path::Path) {
-    let needle = directory.display().to_string();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if line.starts_with(b"dnsmasq\0") && String::from_utf8_lossy(&line).contains(&needle) {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            // It may have ended by itself meanwhile.
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+/// The DHCP servers below a directory: a daemon leaves them running by design. Dropping this ends them, also after a panic.
+struct Servers(PathBuf);
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let needle = format!("--conf-file={}/", self.0.display());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let ours = String::from_utf8_lossy(&line).contains(&needle);
+            if let Some(pid) = pid.filter(|_| ours).and_then(rustix::process::Pid::from_raw) {
+                // It may have ended by itself meanwhile.
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
         }
     }
 }

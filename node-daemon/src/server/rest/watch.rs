@@ -25,9 +25,14 @@ pub enum Next {
 
 /// The next message of a stream as JSON, or the reason why it broke off.
 pub async fn next(output: &MessageDescriptor, stream: &mut Streaming<Bytes>, closing: &CancellationToken) -> Next {
+    let going_down = || Err(Status::unavailable("The node is going down; come again in a moment"));
     let message = tokio::select! {
-        () = closing.cancelled() => Err(Status::unavailable("The node is going down; come again in a moment")),
-        message = stream.message() => message,
+        () = closing.cancelled() => going_down(),
+        // The stream's own end at the shutdown is no end of what it tells.
+        message = stream.message() => match message {
+            Ok(None) if closing.is_cancelled() => going_down(),
+            message => message,
+        },
     };
     let json = message.and_then(|bytes| match bytes {
         None => Ok(None),
