@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, Result, ensure};
 use quantix_e2e::native::{Case, Ended, Native, Running, TAP, case, in_own_network};
+use std::time::{Duration, Instant};
 
 const AARCH64: u16 = 183;
 
@@ -85,7 +86,13 @@ fn refused(native: &Native, options: &str, parts: &[&str]) -> Result<()> {
     let ended = run(native, &options.replace('@', place))?;
     let parts: Vec<_> = parts.iter().map(|part| part.replace('@', place)).collect();
     is_refusal(ended, &parts)?;
-    let after = native.names()?;
+    // The vsock broker is a process of its own: it sees the VMM's end, then removes the socket.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut after = native.names()?;
+    while before != after && Instant::now() < deadline {
+        std::thread::yield_now();
+        after = native.names()?;
+    }
     ensure!(before == after, "Something was left behind: {after:?} instead of {before:?}");
     Ok(())
 }
