@@ -18,7 +18,7 @@ PACKAGES := acpica-tools btrfs-progs build-essential busybox-static ca-certifica
 
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: help setup build demo demo-vmm test test-native test-lab test-node lint bench bench-vmm bench-node fuzz-sample \
+.PHONY: help setup build demo demo-node test test-native test-lab test-node lint bench bench-vmm bench-node fuzz-sample \
         fuzz-long clean
 
 help: ## this list
@@ -36,11 +36,11 @@ build: setup ## builds the VMM as it ships, the guest payload, the lab, and the 
 	@cargo build --quiet -p quantix-lab -p quantix-bench -p quantix-node -p quantix-cli
 	@echo "built: $(VMM) $(NODE) $(QX)"
 
-demo: build ## a node daemon, and on it an unmodified Debian server with cloud-init, made and shown by qx
-	@$(TARGET_DIR)/debug/lab demo --node $(NODE) --qx $(QX) --vmm $(VMM)
-
-demo-vmm: build ## an unmodified Debian kernel in quantix-vmm alone: disk, ping, vsock
+demo: build ## an unmodified Debian kernel in quantix-vmm, shown at work: disk, ping, vsock
 	@$(TARGET_DIR)/debug/lab demo-vmm --vmm $(VMM)
+
+demo-node: build ## a node daemon, and on it a Debian server with cloud-init, made by qx (not seen passing as a whole yet)
+	@$(TARGET_DIR)/debug/lab demo --node $(NODE) --qx $(QX) --vmm $(VMM)
 
 test: build ## every test: unit, sandbox, native KVM, lab, fuzz targets; says what it could not run and why
 	@.ci/test "$(VMM)" "$(PAYLOAD)"
