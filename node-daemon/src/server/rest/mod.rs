@@ -8,8 +8,6 @@ mod call;
 mod problem;
 pub mod routes;
 mod template;
-#[cfg(test)]
-mod tests;
 mod upload;
 mod watch;
 mod websocket;
